@@ -1,0 +1,55 @@
+// The list of kernels, and the table through which they are called.
+//
+// A kernel is one file kernels/NAME.cpp, one line in THRIFTY_KERNELS below and one binding in module.cpp.
+// Its file is compiled once per instruction set ("ISA") with -DTHRIFTY_ISA=base|avx2|avx512; that macro is the
+// namespace the definition lives in, so the copies never collide:
+//
+//     namespace thrifty::THRIFTY_ISA { void NAME(...) { ... } }
+//
+// Kernels take raw pointers to dense row-major arrays that do not overlap, trust their arguments (module.cpp has
+// checked them) and know neither torch nor Python. They include no STL headers: an inline function of the standard
+// library compiled for AVX-512 could be the copy that the linker keeps for everybody.
+#pragma once
+
+#include <cstdint>
+
+// X(name, parameters): every kernel returns void.
+#define THRIFTY_KERNELS(X) \
+    X(channel_moments, (const float* x, int64_t rows, int64_t channels, double* sum, double* sumsq))
+
+namespace thrifty {
+
+// One function pointer per kernel, all of the same ISA.
+struct Kernels {
+#define THRIFTY_MEMBER(name, parameters) void(*name) parameters;
+    THRIFTY_KERNELS(THRIFTY_MEMBER)
+#undef THRIFTY_MEMBER
+};
+
+// Uninitialised memory, 64-byte aligned. Throws std::bad_alloc. Defined in memory.cpp.
+void* allocate(int64_t bytes);
+void release(void* memory) noexcept;
+
+}  // namespace thrifty
+
+#define THRIFTY_DECLARE(name, parameters) void name parameters;
+#ifdef THRIFTY_ISA
+namespace thrifty::THRIFTY_ISA {
+THRIFTY_KERNELS(THRIFTY_DECLARE)
+
+// Scratch memory for the length of a scope: `Scratch<double> partial(n); partial[i] = ...`. Make it outside of
+// parallel regions: an exception must not leave one.
+template <typename T>
+class Scratch {
+public:
+    explicit Scratch(int64_t count) : data_(static_cast<T*>(allocate(count * static_cast<int64_t>(sizeof(T))))) {}
+    ~Scratch() { release(data_); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    operator T*() noexcept { return data_; }
+
+private:
+    T* data_;
+};
+}  // namespace thrifty::THRIFTY_ISA
+#endif
