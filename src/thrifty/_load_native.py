@@ -1,46 +1,34 @@
 """Finds the compiled kernels, `thrifty._native`, or the reason why they are not there.
 
+`native` is the module of compiled kernels, or None where the reference path must do; `reason` then says why in one line
+and what would change it, and is None otherwise. Importing this module raises ValueError when the environment variable
+THRIFTY_ISA names an instruction set that is unknown or that this machine lacks. THRIFTY_NATIVE=0 leaves the kernels
+unused, so that a suspicion against them can be tested.
+
 torch is imported first: its OpenMP runtime is then already in the process and the kernels share it, so that there is one
 thread pool and `torch.set_num_threads` governs both.
 """
 
-import functools
+import importlib
 import os
 from types import ModuleType
 
-REBUILD = "install a C++17 compiler and run `make build` (in a checkout) or install thrifty again"
+import torch  # noqa: F401  (before the kernels: see above)
+
+REBUILD = "install a C++17 compiler, then run `make build` in a checkout, or install thrifty again"
 
 
-class IsaError(ValueError):
-    """`THRIFTY_ISA` names an instruction set that is unknown or that this machine lacks."""
-
-
-@functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
-    if os.environ.get("THRIFTY_NATIVE", "1") == "0":
-        return None, "switched off by THRIFTY_NATIVE=0"
-    import torch  # noqa: F401  (see the module docstring)
-
+    if os.environ.get("THRIFTY_NATIVE") == "0":
+        return None, "switched off by THRIFTY_NATIVE=0; unset it to use the kernels"
     try:
-        from thrifty import _native
+        module = importlib.import_module("thrifty._native")
+    except ModuleNotFoundError:
+        return None, f"not built; {REBUILD}"
     except ImportError as error:
-        return None, f"{error}; {REBUILD}"
-    try:
-        _native.isa()
-    except ValueError as error:
-        raise IsaError(str(error)) from None
-    return _native, None
+        return None, f"built but not loadable ({error}); {REBUILD}"
+    module.isa()  # chooses; raises ValueError for an unusable THRIFTY_ISA
+    return module, None
 
 
-def native() -> ModuleType | None:
-    """The module of compiled kernels, or None where the reference path must do.
-
-    Raises:
-        IsaError: the environment variable THRIFTY_ISA is not usable here.
-    """
-    return _load()[0]
-
-
-def missing_reason() -> str | None:
-    """Why `native()` is None and what would change it; None when the kernels are there."""
-    return _load()[1]
+native, reason = _load()
