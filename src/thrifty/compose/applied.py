@@ -1,0 +1,156 @@
+"""What `apply_` hands back: the account of what was changed, and the handle that keeps the methods moving."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from thrifty.compose.trace import Trace
+from thrifty.core.config import MethodConfig
+from thrifty.core.counters import Event, LayerCounters
+from thrifty.core.errors import CheckpointError, NonFiniteError, UsageError
+from thrifty.core.registry import ChangedLayer, Controller
+from thrifty.core.surgery import LayerReport
+
+FORMAT = 1
+
+
+class Applied:
+    """The methods on one model.
+
+    It belongs to the model that was given to `apply_`: a deep copy of the model works and counts on its own, without
+    a handle.
+
+    Attributes:
+        methods: the configs, in the order in which they were applied.
+        layers: a report for every candidate layer, changed or left dense with a reason.
+        events: every move that a controller made so far.
+        steps: how often `step` was called, resumed training included.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[MethodConfig],
+        layers: Sequence[LayerReport],
+        changed: Mapping[str, ChangedLayer],
+        controllers: Mapping[str, Controller],
+    ) -> None:
+        self.methods = tuple(methods)
+        self.layers = list(layers)
+        self.events: list[Event] = []
+        self.steps = 0
+        self._changed = dict(changed)
+        self._controllers = dict(controllers)
+        self._trace = Trace()
+
+    def __repr__(self) -> str:
+        names = ", ".join(config.method for config in self.methods)
+        return f"Applied({names}: {len(self._changed)} of {len(self.layers)} layers changed, {self.steps} steps)"
+
+    def step(self, loss: torch.Tensor | float) -> list[Event]:
+        """Let the controllers see the loss of the training step just done, and return the moves they made.
+
+        Call it once per training step, after `optimizer.step()`.
+
+        Args:
+            loss: the step's loss, a number or a tensor with one element, which is read (on an accelerator, this waits).
+
+        Raises:
+            UsageError: when `loss` has more than one element.
+            NonFiniteError: when `loss` is not finite; nothing has moved then.
+        """
+        value = _number(loss)
+        step = self.steps + 1
+        self._trace.add([
+            {"step": step, "layer": name, **row}
+            for name, layer in self._changed.items()
+            if (row := layer.trace_row()) is not None
+        ])
+        moves = [event for controller in self._controllers.values() for event in controller.step(step, value)]
+        self.steps = step
+        self.events.extend(moves)
+        return moves
+
+    def counters(self, *, reset: bool = False) -> dict[str, LayerCounters]:
+        """Return a snapshot of every changed layer's counters by layer name; with `reset`, they start again at zero."""
+        snapshot = {name: layer.counters.copy() for name, layer in self._changed.items()}
+        if reset:
+            for layer in self._changed.values():
+                layer.counters.reset()
+        return snapshot
+
+    def trace(self, *, reset: bool = False) -> list[dict[str, Any]]:
+        """Return the sampled history: rows `{"step", "layer", "stage", "remaining_ratio", "error"}`, in order of steps.
+
+        The rows are evenly thinned when training is long; with `reset`, the history starts anew.
+        """
+        rows = self._trace.rows()
+        if reset:
+            self._trace.clear()
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs besides the model and the optimizer.
+
+        Plain data, and tensors where a controller has some: `torch.load(weights_only=True)` reads it.
+        """
+        return {
+            "format": FORMAT,
+            "methods": [config.to_dict() for config in self.methods],
+            "steps": self.steps,
+            "events": [asdict(event) for event in self.events],
+            "counters": {name: layer.counters.to_dict() for name, layer in self._changed.items()},
+            "trace": self._trace.state_dict(),
+            "controllers": {name: controller.state_dict() for name, controller in self._controllers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state of the same methods on the same layers.
+
+        Raises:
+            CheckpointError: when the state is damaged, or of other methods, settings or layers; nothing is changed.
+        """
+        try:
+            self._check_origin(state)
+            steps = int(state["steps"])
+            events = [Event(**event) for event in state["events"]]
+            counters = {name: LayerCounters.from_dict(state["counters"][name]) for name in self._changed}
+            trace = Trace.from_state(state["trace"])
+            self._load_controllers(state["controllers"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the methods' state is damaged ({error!r}); load another checkpoint") from error
+        for name, layer in self._changed.items():
+            layer.counters.assign(counters[name])
+        self.steps, self.events, self._trace = steps, events, trace
+
+    def _load_controllers(self, states: Mapping[str, Any]) -> None:
+        before = {name: controller.state_dict() for name, controller in self._controllers.items()}
+        try:
+            for name, controller in self._controllers.items():
+                controller.load_state_dict(states[name])
+        except Exception:
+            for name, controller in self._controllers.items():
+                controller.load_state_dict(before[name])
+            raise
+
+    def _check_origin(self, state: Mapping[str, Any]) -> None:
+        if state["format"] != FORMAT:
+            raise CheckpointError(f"the methods' state has format {state['format']!r}, this thrifty reads {FORMAT}")
+        mine = [config.to_dict() for config in self.methods]
+        if state["methods"] != mine:
+            theirs = ", ".join(str(config) for config in state["methods"])
+            raise CheckpointError(f"the checkpoint was made with {theirs or 'no method'}: apply the same methods first")
+        if set(state["counters"]) != set(self._changed):
+            differing = ", ".join(sorted(set(state["counters"]) ^ set(self._changed)))
+            raise CheckpointError(f"the checkpoint is of another model; layers in only one of the two: {differing}")
+
+
+def _number(loss: torch.Tensor | float) -> float:
+    if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+        raise UsageError(f"step() takes the loss as one number, got a tensor of shape {tuple(loss.shape)}: reduce it")
+    value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+    if not math.isfinite(value):
+        raise NonFiniteError(f"the loss is {value}: lower the learning rate or look at the input data")
+    return value
