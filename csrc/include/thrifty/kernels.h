@@ -13,9 +13,23 @@
 
 #include <cstdint>
 
+#include "thrifty/geometry.h"
+
 // X(name, parameters): every kernel returns void.
 #define THRIFTY_KERNELS(X) \
-    X(channel_moments, (const float* x, int64_t rows, int64_t channels, double* sum, double* sumsq))
+    X(channel_moments, (const float* x, int64_t rows, int64_t channels, double* sum, double* sumsq)) \
+    X(cluster_mean, (const float* x, int64_t channels, const int32_t* order, const int64_t* starts, \
+                     const int64_t* offsets, int64_t groups, int64_t length, float* centroids)) \
+    X(cluster_spread, (const float* c, const int32_t* ids, const int64_t* starts, int64_t clusters, int64_t groups, \
+                       int64_t pixels, int64_t channels, int64_t length, float* x)) \
+    X(gather_add, (const float* table, const float* bias, const int32_t* ids, const Geometry* geometry, \
+                   int64_t images, int64_t groups, int64_t outputs, float* y)) \
+    X(group_codes, (const int32_t* codes, int64_t groups, int64_t pixels, int64_t scope, int32_t* ids, \
+                    int32_t* order, int64_t* starts, int64_t* offsets, int64_t* clusters)) \
+    X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
+                  const Geometry* geometry, int64_t outputs, float* sums)) \
+    X(sign_hash, (const float* x, int64_t rows, int64_t channels, const float* planes, const float* thresholds, \
+                  int64_t groups, int64_t length, int64_t bits, int32_t* codes))
 
 namespace thrifty {
 

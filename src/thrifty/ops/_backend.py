@@ -1,0 +1,41 @@
+"""Which implementation an op runs: the native kernels, or the readable torch reference.
+
+`auto` takes native where it is built and the tensors are float32 on the CPU; `reference` never does, and is what every
+other implementation is judged against.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from thrifty._load_native import native
+
+BACKENDS = ("auto", "native", "reference")
+_backend: ContextVar[str] = ContextVar("thrifty_backend", default="auto")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run the ops inside the block on one implementation: `auto`, `native` or `reference`.
+
+    Raises ValueError for another name, RuntimeError for `native` where it is not built.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if name == "native" and native is None:
+        raise RuntimeError("the native kernels are not built here: see `thrifty doctor`, or choose backend 'auto'")
+    token = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def use_native(*tensors: Tensor) -> bool:
+    """Whether an op on these floating-point tensors runs natively."""
+    if native is None or _backend.get() == "reference":
+        return False
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
