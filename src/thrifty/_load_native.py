@@ -12,6 +12,7 @@ thread pool and `torch.set_num_threads` governs both.
 import importlib
 import os
 from types import ModuleType
+from typing import Any
 
 import torch  # noqa: F401  (before the kernels: see above)
 
@@ -31,4 +32,5 @@ def _load() -> tuple[ModuleType | None, str | None]:
     return module, None
 
 
+native: Any  # the module or None; its functions are compiled and have no types
 native, reason = _load()

@@ -1,0 +1,67 @@
+# The entry points of people and CI. Needs Python 3.11 or later and, for the native kernels, a C++17 compiler; all else
+# is installed into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check bench clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Installed first and by itself, so that no other package draws in a second, larger build of it.
+TORCH ?= torch==2.13.0
+# Tests run in this many processes of one thread each.
+WORKERS ?= 2
+
+bin := .venv/bin
+pip := $(bin)/pip --disable-pip-version-check
+native_sources := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+help:
+	@echo "make setup   the environment .venv: torch, thrifty (editable) and the tools"
+	@echo "make build   compile the native kernels again when they changed"
+	@echo "make demo    train a small network twice, dense and with adaptive deep reuse, and compare"
+	@echo "make test    the tests"
+	@echo "make check   style, types, import rules, and the native kernels under the sanitizers"
+	@echo "make bench   the benchmarks, quick; one: make bench NAME=reuse-layers"
+
+.venv/.torch:
+	@test -n "$(PYTHON)" || { echo "error: no python3 on PATH; install Python 3.11 or later"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(pip) install "$(TORCH)"
+	@touch $@
+
+# The first installation builds in isolation, as a user's would.
+.venv/.tools: pyproject.toml | .venv/.torch
+	$(pip) install --quiet --editable ".[dev]"
+	@touch $@ .venv/.native
+
+# Later ones reuse the objects under build/.
+.venv/.native: $(native_sources) | .venv/.tools
+	$(pip) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+setup: .venv/.tools .venv/.native
+	@$(bin)/python -c "from thrifty._load_native import reason; reason and print('native kernels:', reason)"
+
+build: setup
+
+demo: setup
+	$(bin)/thrifty train --model cifarnet --data fashion-mnist-slice --methods reuse --epochs 5 --out runs/demo
+	@echo "report: runs/demo/report.html"
+
+test: setup
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
+
+check: setup
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports
+	PATH="$(CURDIR)/$(bin):$$PATH" cmake -S . -B build/tests -G Ninja -DTHRIFTY_TESTS=ON --log-level=WARNING
+	$(bin)/cmake --build build/tests --target kernel_tests -- --quiet
+	build/tests/kernel_tests
+
+bench: setup
+	$(if $(NAME),$(bin)/thrifty bench $(NAME),$(bin)/thrifty bench --list)
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
