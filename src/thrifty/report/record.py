@@ -1,0 +1,240 @@
+"""The record of a training run: `result.json` read into dataclasses, forgiving of runs that are unfinished or broken.
+
+A field that is missing becomes None or empty; a field of the wrong type becomes None and is named in `problems`, so
+that a report can show what is there and say what is not. Only a file that cannot be read at all is an error.
+Every dataclass field carries the reader that turns plain JSON into its value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from thrifty.core.errors import DataError, UsageError
+
+RESULT_NAME = "result.json"
+FORMAT = 1
+STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter")
+
+_Reader = Callable[[Any, str, list[str]], Any]
+_T = TypeVar("_T")
+
+
+def _number(value: Any, where: str, problems: list[str]) -> float | None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    problems.append(f"{where} is not a number")
+    return None
+
+
+def _whole(value: Any, where: str, problems: list[str]) -> int | None:
+    number = _number(value, where, problems)
+    return None if number is None else int(number)
+
+
+def _text(value: Any, where: str, problems: list[str]) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        problems.append(f"{where} is not text")
+    return str(value)
+
+
+def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    problems.append(f"{where} is not an object")
+    return {}
+
+
+def _numbers(value: Any, where: str, problems: list[str]) -> dict[str, float]:
+    read = {key: _number(item, f"{where}.{key}", problems) for key, item in _mapping(value, where, problems).items()}
+    return {key: item for key, item in read.items() if item is not None}
+
+
+def _names(value: Any, where: str, problems: list[str]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        problems.append(f"{where} is not a list")
+        return ()
+    # A method may be written as its name or as its {"_type", "_version", "_data"} form.
+    return tuple(str(item.get("_type", item)) if isinstance(item, dict) else str(item) for item in value)
+
+
+def _many(cls: type[_T]) -> _Reader:
+    def read(value: Any, where: str, problems: list[str]) -> tuple[_T, ...]:
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            problems.append(f"{where} is not a list")
+            return ()
+        return tuple(_build(cls, item, f"{where}[{index}]", problems) for index, item in enumerate(value))
+
+    return read
+
+
+def _build(cls: type[_T], value: Any, where: str, problems: list[str]) -> _T:
+    raw = _mapping(value, where, problems)
+    return cls(
+        **{
+            item.name: item.metadata["read"](raw.get(item.name), f"{where}.{item.name}", problems)
+            for item in fields(cls)  # type: ignore[arg-type]
+            if "read" in item.metadata
+        }
+    )
+
+
+def _json(reader: _Reader) -> Any:
+    return field(metadata={"read": reader})
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the table by epoch; losses are means, accuracies fractions 0..1, seconds cumulative."""
+
+    epoch: int | None = _json(_whole)
+    train_loss: float | None = _json(_number)
+    train_accuracy: float | None = _json(_number)
+    test_loss: float | None = _json(_number)
+    test_accuracy: float | None = _json(_number)
+    train_s: float | None = _json(_number)
+    data_s: float | None = _json(_number)
+    eval_s: float | None = _json(_number)
+    learning_rate: float | None = _json(_number)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer did over the whole run: MACs, mean remaining ratio and error, seconds by stage."""
+
+    name: str = _json(_text)
+    kind: str = _json(_text)
+    action: str = _json(_text)
+    reason: str = _json(_text)
+    macs: float | None = _json(_number)
+    dense_macs: float | None = _json(_number)
+    remaining_ratio: float | None = _json(_number)
+    error: float | None = _json(_number)
+    stages_s: dict[str, float] = _json(_numbers)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all stages together."""
+        return sum(self.stages_s.values())
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """One layer at one sampled step."""
+
+    step: int | None = _json(_whole)
+    layer: str = _json(_text)
+    stage: int | None = _json(_whole)
+    remaining_ratio: float | None = _json(_number)
+    error: float | None = _json(_number)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A move that a controller made."""
+
+    step: int | None = _json(_whole)
+    layer: str = _json(_text)
+    what: str = _json(_text)
+    reason: str = _json(_text)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of the network: dense or with methods. Seconds of training, data and evaluation are apart."""
+
+    name: str = _json(_text)
+    methods: tuple[str, ...] = _json(_names)
+    amp: str = _json(_text)
+    status: str = _json(_text)
+    message: str = _json(_text)
+    test_accuracy: float | None = _json(_number)
+    best_test_accuracy: float | None = _json(_number)
+    train_s: float | None = _json(_number)
+    data_s: float | None = _json(_number)
+    eval_s: float | None = _json(_number)
+    peak_bytes: float | None = _json(_number)
+    macs: float | None = _json(_number)
+    dense_macs: float | None = _json(_number)
+    parameters: int | None = _json(_whole)
+    steps: int | None = _json(_whole)
+    epochs: tuple[Epoch, ...] = _json(_many(Epoch))
+    layers: tuple[Layer, ...] = _json(_many(Layer))
+    trace: tuple[TracePoint, ...] = _json(_many(TracePoint))
+    events: tuple[Event, ...] = _json(_many(Event))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A whole run; `name` is its folder's, `problems` says what could not be read."""
+
+    thrifty: str = _json(_text)
+    command: str = _json(_text)
+    started: str = _json(_text)
+    status: str = _json(_text)
+    machine: dict[str, Any] = _json(_mapping)
+    settings: dict[str, Any] = _json(_mapping)
+    arms: tuple[Arm, ...] = _json(_many(Arm))
+    summary: dict[str, Any] = _json(_mapping)
+    name: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run and every arm of it came to their end."""
+        return self.status == "finished" and all(arm.status == "finished" for arm in self.arms)
+
+
+def parse(raw: Any, name: str = "") -> Record:
+    """Build a record from decoded JSON. Raises DataError when it is not an object or of a newer format."""
+    if not isinstance(raw, dict):
+        raise DataError(f"{name or RESULT_NAME}: holds {type(raw).__name__} where a JSON object is expected")
+    form = raw.get("format")
+    if isinstance(form, int) and form > FORMAT:
+        raise DataError(f"{name or RESULT_NAME}: format {form} is newer than {FORMAT}; update thrifty to read it")
+    problems: list[str] = []
+    record = _build(Record, raw, "run", problems)
+    arms = tuple(
+        arm if arm.name else replace(arm, name=f"arm {place}") for place, arm in enumerate(record.arms, start=1)
+    )
+    return replace(record, arms=arms, name=name, problems=tuple(problems))
+
+
+def load(run_dir: str | Path) -> Record:
+    """Read `run_dir`/result.json.
+
+    Raises:
+        UsageError: there is no such folder.
+        DataError: the folder has no result.json, or it is not JSON, or it is of a newer format.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise UsageError(f"no run folder {folder}: give the folder that 'thrifty train --out' wrote")
+    path = folder / RESULT_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; 'thrifty train --out {folder}' writes it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno} ({error.msg})") from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deeply") from None
+    return parse(raw, name=folder.resolve().name)

@@ -1,0 +1,205 @@
+"""The parts of the report page, each a function from the record to HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thrifty.report import numbers, words
+from thrifty.report.compare import Comparison, baseline_of, comparisons, macs_saved
+from thrifty.report.markup import Html, el, join
+from thrifty.report.record import STAGES, Arm, Layer, Record
+
+
+def header(record: Record) -> Html:
+    """What was run and what came of it: notices, headline, a sentence per arm, the figures of a single arm."""
+    found = comparisons(record)
+    started = record.started.replace("T", " ").replace("Z", " UTC")
+    over = " · ".join(part for part in (record.name, started, f"thrifty {record.thrifty}".rstrip()) if part)
+    return el(
+        "header",
+        el("p", over, class_="over"),
+        el("h1", words.headline(record)),
+        *(el("p", notice, class_="notice") for notice in words.notices(record)),
+        _scores(found[0]) if len(found) == 1 else None,
+        *(el("p", words.verdict(one), class_="verdict") for one in found),
+        el("p", _caveat(record), class_="small") if found else None,
+    )
+
+
+def _caveat(record: Record) -> str:
+    seed = f" (seed {record.settings['seed']})" if "seed" in record.settings else ""
+    return (
+        f"One training per arm, all from one seed{seed}: small differences of accuracy can be chance. Seconds are those "
+        "of training; reading data and evaluating are counted apart."
+    )
+
+
+def _scores(found: Comparison) -> Html:
+    ratio, delta, base = found.train_s_ratio, found.accuracy_delta, found.baseline
+    items = []
+    if ratio:
+        kind = "bad" if words.slower(ratio) else ("good" if words.speed(ratio) != "as fast" else None)
+        against = f"{numbers.seconds(found.arm_train_s)} against {numbers.seconds(found.baseline_train_s)}"
+        items.append(("Training time", words.speed(ratio), against, kind))
+    if delta is not None:
+        kind = "bad" if delta < -0.0005 else ("good" if delta > 0.0005 else None)
+        against = f"{numbers.percent(found.arm_accuracy)} against {numbers.percent(found.baseline_accuracy)}"
+        items.append(("Test accuracy", f"{_minus(numbers.points(delta))} points", against, kind))
+    if found.macs_saved is not None:
+        done = f"{numbers.count(found.arm.macs)} done of {numbers.count(found.arm.dense_macs)}"
+        items.append(("Multiply-adds saved", numbers.percent(found.macs_saved), done, None))
+    if found.arm.peak_bytes is not None:
+        items.append(("Peak memory", numbers.size(found.arm.peak_bytes), f"{base.name}: {numbers.size(base.peak_bytes)}", None))
+    return el(
+        "dl",
+        *(
+            el("div", el("dt", term), el("dd", value, class_=kind), el("dd", below, class_="small"))
+            for term, value, below, kind in items
+        ),
+        class_="scores",
+    )
+
+
+def arms(record: Record) -> Html:
+    """Table of the arms; on a phone every arm becomes a card."""
+    found = {one.arm.name: one for one in comparisons(record)}
+    baseline = baseline_of(record)
+    rows = [_arm_row(arm, found.get(arm.name), arm is baseline) for arm in record.arms]
+    if not rows:
+        return section("arms", "Arms", el("p", "No arm has been recorded yet."))
+    heads = ("Arm", "Test accuracy", f"Against {baseline.name if baseline else 'dense'}", "Training", "Data", "Evaluation",
+             "MACs saved", "Peak memory", "Status")  # fmt: skip
+    caption = "What each arm reached and cost. Training, data and evaluation are seconds of the whole run."
+    return section("arms", "Arms", table("arms-table", caption, heads, rows, class_="cards", text_columns=(0, 2, 8)))
+
+
+def _arm_row(arm: Arm, found: Comparison | None, is_baseline: bool) -> list[str]:
+    against: str = "baseline" if is_baseline else numbers.MISSING
+    if found and found.train_s_ratio:
+        speed = words.speed(found.train_s_ratio)
+        kind = "bad" if words.slower(found.train_s_ratio) else ("good" if speed != "as fast" else None)
+        against = el("span", speed + ("" if found.whole else f" at epoch {found.epoch}"), class_=kind)
+    how = ", ".join([*arm.methods, *([arm.amp] if arm.amp else [])])
+    return [
+        join(arm.name, el("small", how) if how and how != arm.name else None),
+        numbers.percent(arm.test_accuracy),
+        against,
+        numbers.seconds(arm.train_s),
+        numbers.seconds(arm.data_s),
+        numbers.seconds(arm.eval_s),
+        _minus(numbers.percent(macs_saved(arm))),
+        numbers.size(arm.peak_bytes),
+        words.status(arm),
+    ]
+
+
+def layers(record: Record) -> Html:
+    """Per layer of every arm with methods: what was done and why, ratio, error, MACs, seconds by stage."""
+    shown = [arm for arm in record.arms if arm.layers]
+    if not shown:
+        return section("layers", "Layers", el("p", "No arm recorded its layers."))
+    heads = ("Layer", "Kind", "Action", "Remaining ratio", "Error", "MACs", "Dense MACs", "Time", *STAGES, "Reason")
+    parts = []
+    for place, arm in enumerate(shown):
+        rows = [_layer_row(layer) for layer in arm.layers]
+        caption = f"Layers of {arm.name}, over all steps. Remaining ratio and error are means; times are seconds by stage."
+        key = f"layers-{place}"
+        parts.append(table(key, caption, heads, rows, class_="wide", text_columns=(0, 1, 2, len(heads) - 1)))
+    return section("layers", "Layers", *parts)
+
+
+def _layer_row(layer: Layer) -> list[str]:
+    timed = layer.total_s > 0
+    return [
+        layer.name,
+        layer.kind,
+        layer.action,
+        numbers.plain(layer.remaining_ratio),
+        numbers.plain(layer.error),
+        numbers.count(layer.macs),
+        numbers.count(layer.dense_macs),
+        numbers.seconds(layer.total_s if timed else None),
+        *(numbers.seconds(layer.stages_s.get(stage) if timed else None) for stage in STAGES),
+        layer.reason or numbers.MISSING,
+    ]
+
+
+def events(record: Record) -> Html:
+    """Every move that a controller made, and why."""
+    rows = [
+        [arm.name, numbers.MISSING if event.step is None else str(event.step), event.layer or "all", event.what, event.reason]
+        for arm in record.arms
+        for event in arm.events
+    ]
+    if not rows:
+        return section("moves", "Controller moves", el("p", "No controller made a move."))
+    heads = ("Arm", "Step", "Layer", "What", "Reason")
+    caption = "Moves of the controllers in the order of the steps."
+    return section("moves", "Controller moves", table("moves-table", caption, heads, rows, text_columns=(0, 2, 3, 4)))
+
+
+def setup(record: Record) -> Html:
+    """The command that repeats the run, its settings and the machine."""
+    command = (
+        el("pre", el("code", record.command), tabindex="0", role="region", aria_label="The command of this run")
+        if record.command
+        else el("p", "The record does not hold the command.")
+    )
+    return section(
+        "setup",
+        "Do it again",
+        el("p", "This command repeats the run with the same settings and seed; times depend on the machine."),
+        command,
+        el("div", _facts("Settings", record.settings), _facts("Machine", record.machine), class_="pair"),
+    )
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> Html:
+    pairs = [el("div", el("dt", str(key).replace("_", " ")), el("dd", _fact(value))) for key, value in facts.items()]
+    body = el("dl", *pairs, class_="facts") if pairs else el("p", "Not recorded.")
+    return el("div", el("h3", title), body)
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def section(key: str, heading: str, *body: str | None) -> Html:
+    """A landmark with a heading, which the navigation links to."""
+    return el("section", el("h2", heading, id=f"{key}-heading"), *body, id=key, aria_labelledby=f"{key}-heading")
+
+
+def table(
+    key: str,
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: Sequence[int],
+    class_: str | None = None,
+) -> Html:
+    """A table in a container that scrolls by itself and can be reached by keyboard; columns are numbers unless named."""
+    kinds = ["text" if place in text_columns else "num" for place in range(len(heads))]
+    head = el("tr", *(el("th", text, scope="col", class_=kind) for text, kind in zip(heads, kinds, strict=True)))
+    body = [
+        el(
+            "tr",
+            el("th", row[0], scope="row"),
+            *(
+                el("td", cell, class_=kind, data_label=label)
+                for cell, kind, label in zip(row[1:], kinds[1:], heads[1:], strict=True)
+            ),
+        )
+        for row in rows
+    ]
+    inner = el("table", el("caption", caption, id=key), el("thead", head), el("tbody", *body), class_=class_)
+    return el("div", inner, class_="scroll", role="region", aria_labelledby=key, tabindex="0")
+
+
+def _minus(text: str) -> str:
+    # A hyphen is too short for a minus beside tabular figures.
+    return f"\u2212{text[1:]}" if text.startswith("-") and len(text) > 1 else text

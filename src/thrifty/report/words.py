@@ -1,0 +1,135 @@
+"""The outcome of a run in plain words that do not flatter.
+
+A difference of time within 2 % and of accuracy within 0.05 points is called none.
+"""
+
+from __future__ import annotations
+
+from thrifty.report import numbers
+from thrifty.report.compare import Comparison, comparisons
+from thrifty.report.record import Arm, Record
+
+_SAME_TIME = 0.02
+_SAME_ACCURACY = 0.0005
+_STATUS = {
+    "finished": "finished",
+    "pending": "not started",
+    "running": "still training, or killed on the way",
+    "stopped": "stopped",
+}
+
+
+def slower(ratio: float | None) -> bool:
+    """Whether baseline seconds / arm seconds says that the arm lost time."""
+    return ratio is not None and ratio < 1 - _SAME_TIME
+
+
+def speed(ratio: float) -> str:
+    """`0.66` -> `1.52 times slower`, a ratio of about one -> `as fast`."""
+    if abs(ratio - 1) <= _SAME_TIME:
+        return "as fast"
+    return f"{ratio:.3g} times faster" if ratio > 1 else f"{1 / ratio:.3g} times slower"
+
+
+def accuracy(delta: float) -> str:
+    """`-0.008` -> `0.8 points less accurate`, a difference of about none -> `as accurate`."""
+    if abs(delta) <= _SAME_ACCURACY:
+        return "as accurate"
+    amount = f"{100 * abs(delta):.1f}"
+    return f"{amount} point{'' if amount == '1.0' else 's'} {'more' if delta > 0 else 'less'} accurate"
+
+
+def against(found: Comparison) -> str:
+    """Speed and accuracy in one breath: `1.52 times slower and 0.8 points less accurate than dense`."""
+    base = found.baseline.name
+    told = [
+        *([speed(found.train_s_ratio)] if found.train_s_ratio else []),
+        *([accuracy(found.accuracy_delta)] if found.accuracy_delta is not None else []),
+    ]
+    if not told:
+        return f"not comparable with {base} yet"
+    links = ["as" if part.startswith("as ") else "than" for part in told]
+    if len(told) == 1 or links[0] == links[1]:
+        return f"{' and '.join(told)} {links[0]} {base}"
+    return f"{told[0]} {links[0]} {base} and {told[1]}"
+
+
+def verdict(found: Comparison) -> str:
+    """One arm against the baseline in a few plain sentences, whatever they say."""
+    name, base = found.arm.name, found.baseline.name
+    if not found.epoch and found.train_s_ratio is None:
+        return f"{name} has no finished epoch to set against {base}: {status(found.arm)}."
+    text = f"{name} was {against(found)}: {_figures(found)}."
+    if not found.whole:
+        text = f"After {epochs(found.epoch)} of each, {text}"
+    return text + _macs(found) + (
+        "" if found.arm.status == "finished" else f" {name} is not finished: {status(found.arm)}."
+    )
+
+
+def _figures(found: Comparison) -> str:
+    return (
+        f"{numbers.percent(found.arm_accuracy)} of the test set right after "
+        f"{numbers.seconds(found.arm_train_s)} of training, against "
+        f"{numbers.percent(found.baseline_accuracy)} after {numbers.seconds(found.baseline_train_s)}"
+    )
+
+
+def _macs(found: Comparison) -> str:
+    saved = found.macs_saved
+    if saved is None:
+        return ""
+    if saved <= 0:
+        return " It saved no multiply-adds."
+    text = f" It did {numbers.percent(saved)} fewer multiply-adds"
+    return f"{text}, but the work around them cost more time than that saved." if slower(found.train_s_ratio) else f"{text}."
+
+
+def status(arm: Arm) -> str:
+    """What became of an arm, with its message."""
+    said = _STATUS.get(arm.status, arm.status or "no status recorded")
+    return f"{said} ({arm.message})" if arm.message else said
+
+
+def epochs(number: int) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} epoch{'' if number == 1 else 's'}"
+
+
+def subject(record: Record) -> str:
+    """What was trained on what: `cifarnet on CIFAR-10 (JPEG q75)`."""
+    model = str(record.settings.get("model") or "a network")
+    data = str(record.settings.get("source") or record.settings.get("data") or "unnamed data")
+    return f"{model} on {data}"
+
+
+def headline(record: Record) -> str:
+    """The outcome of the run in one line; of several arms the fastest one speaks."""
+    if not record.arms:
+        return f"{subject(record)}: no arm has been recorded yet"
+    told = [one for one in comparisons(record) if one.train_s_ratio]
+    if told:
+        best = max(told, key=lambda one: one.train_s_ratio or 0.0)
+        which = f"{best.arm.name}, the fastest of {len(told)} alternatives," if len(told) > 1 else best.arm.name
+        so_far = "" if best.whole else f" after {epochs(best.epoch)}"
+        return f"{subject(record)}: {which} was {against(best)}{so_far}"
+    arm = record.arms[0]
+    if arm.test_accuracy is None:
+        return f"{subject(record)}: nothing to compare yet"
+    return (
+        f"{subject(record)}: {arm.name} got {numbers.percent(arm.test_accuracy)} of the test set right "
+        f"after {numbers.seconds(arm.train_s)} of training"
+    )
+
+
+def notices(record: Record) -> list[str]:
+    """What a reader must know before believing the rest: an unfinished run, a stopped arm, unreadable fields."""
+    said = []
+    if not record.finished:
+        state = record.status or "no status"
+        said.append(f"This run is not finished (its record says: {state}). What follows is what it had written.")
+    said += [f"{arm.name}: {status(arm)}." for arm in record.arms if arm.status == "stopped"]
+    if record.problems:
+        shown = "; ".join(record.problems[:5]) + ("; ..." if len(record.problems) > 5 else "")
+        said.append(f"Parts of the record could not be read and are left out: {shown}.")
+    return said
