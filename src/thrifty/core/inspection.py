@@ -78,7 +78,7 @@ def _reason_of_parameters(module: nn.Module) -> str:
         if isinstance(parameter, UninitializedParameter):
             return "not initialised: run a batch through the model first"
         if type(parameter) is not nn.Parameter or parameter.layout is not torch.strided:
-            return f"its {name} is a {type(parameter).__name__} of layout {parameter.layout}, not an ordinary tensor"
+            return f"its {name} is not an ordinary tensor ({type(parameter).__name__}, {parameter.layout})"
         if not parameter.dtype.is_floating_point:
             return f"its {name} has dtype {parameter.dtype}, not a real floating-point one"
     return ""
