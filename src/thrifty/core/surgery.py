@@ -11,7 +11,7 @@ Nothing here changes a stock module before `swap`, so a caller may plan, look, a
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -109,7 +109,7 @@ def swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """
     parents = [*model.modules(), *replacements.values()]
     for parent in parents:
-        children = cast(dict[str, nn.Module | None], parent._modules)
+        children = parent._modules
         for name, child in children.items():
             if child is not None and child in replacements:
                 children[name] = replacements[child]
