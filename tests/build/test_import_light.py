@@ -1,0 +1,58 @@
+"""`import thrifty` is light and quiet: nothing heavy follows it, and it adds little to `import torch`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["matplotlib", "PIL", "rich", "typer", "pooch", "triton", "lightning", "transformers", "tensorboard"]
+LIMIT_S = 0.3
+
+PROBE = """
+import json, sys, time, torch
+before = set(sys.modules)
+start = time.perf_counter()
+import thrifty
+{use}
+seconds = time.perf_counter() - start
+print(json.dumps({{"seconds": seconds, "loaded": sorted(set(sys.modules) - before)}}))
+"""
+
+
+def python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("use", ["", "thrifty.apply_, thrifty.remove_, thrifty.Reuse, thrifty.NoEffectWarning"])
+def test_import_is_light_and_quiet(use: str) -> None:
+    runs = [python(PROBE.format(use=use), "-W", "error") for _ in range(3)]
+    assert all(run.stderr == "" for run in runs)
+    found = [json.loads(run.stdout) for run in runs]
+    assert not {name.split(".")[0] for name in found[0]["loaded"]} & set(HEAVY)
+    # The best of three: a busy machine may slow any one of them.
+    assert min(one["seconds"] for one in found) < LIMIT_S
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from thrifty.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    assert "doctor" in python(code).stdout
+
+
+def test_public_names_are_flat_and_sorted() -> None:
+    code = (
+        "import thrifty; assert thrifty.__all__ == sorted(thrifty.__all__)\n"
+        "assert set(thrifty.__all__) <= set(dir(thrifty))\n"
+        "assert all(getattr(thrifty, name) is not None for name in thrifty.__all__)\n"
+        "print(thrifty.__version__)"
+    )
+    assert python(code).stdout.strip().count(".") == 2
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    code = "import thrifty\ntry: thrifty.abacus\nexcept AttributeError as error: print(error)"
+    assert python(code).stdout.strip() == "module 'thrifty' has no attribute 'abacus'"
