@@ -1,6 +1,7 @@
 """A small LSTM classifier (Hochreiter & Schmidhuber, 1997): one layer, then one Linear on the last hidden state.
 
-It reads an image as a sequence of its rows (W * C numbers each), or, with `vocabulary`, token ids through an embedding. The forget gate starts with a bias of 1 (Gers et al., 2000), so that the state survives the first steps.
+It reads an image as a sequence of its rows (W * C numbers each), or, with `vocabulary`, token ids through an
+embedding. The forget gate starts with a bias of 1 (Gers et al., 2000): the state survives the first steps.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """VGG-19 (Simonyan & Zisserman, ICLR 2015, configuration E), without and with BatchNorm.
 
 143,667,240 parameters at 1000 classes and 224 px without BatchNorm. Five pools leave a grid of size / 32, 7 x 7 at
-224 px. Larger images are averaged down to 7 x 7; smaller ones keep the grid that they leave (1 x 1 at 32 px, 2 x 2 at 64 px,
-4 x 4 at 128 px) and the first Linear shrinks with it instead of reading padding or repeated values.
+224 px. Larger images are averaged down to 7 x 7; smaller ones keep the grid that they leave (1 x 1 at 32 px, 2 x 2 at
+64 px, 4 x 4 at 128 px) and the first Linear shrinks with it instead of reading repeated values.
 Deviation: weights after He et al. 2015; the paper trained shallower networks first to make depth 19 start at all.
 """
 

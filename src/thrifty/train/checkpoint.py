@@ -1,0 +1,127 @@
+"""Checkpoints that are whole or not there: written beside, synced, renamed; the one before is kept.
+
+The file is what `torch.save` writes, a zip whose entries carry checksums. torch does not look at them when it loads, so
+they are checked here first: a flipped bit is as loud as a missing half. Loading never unpickles foreign code.
+"""
+
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thrifty.core.errors import CheckpointError
+
+FORMAT = 1
+_LAST, _PREVIOUS = "last.pt", "previous.pt"
+_EVERY_S = 30.0
+_SHARE = 0.05
+
+
+def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> None:
+    """Write `state` as the newest checkpoint of `folder`, and keep the newest before it.
+
+    Args:
+        folder: made when it is missing.
+        state: tensors and plain data.
+        identity: plain data that names the run, compared when the checkpoint is loaded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{_LAST}.part"
+    with part.open("wb") as file:
+        torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    last = folder / _LAST
+    if last.exists():
+        last.replace(folder / _PREVIOUS)
+    part.replace(last)
+    _sync_folder(folder)
+
+
+def load(folder: Path, *, identity: dict[str, Any] | None = None) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the newest good checkpoint of `folder`.
+
+    Args:
+        folder: where `save` wrote.
+        identity: what the checkpoint must have been saved with; None takes any.
+
+    Returns:
+        The state, or None when there is no checkpoint; and a warning for each newer one that was damaged.
+
+    Raises:
+        CheckpointError: every checkpoint is damaged, or the newest good one belongs to another run.
+    """
+    damaged: list[str] = []
+    for path in (folder / _LAST, folder / _PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            content = _read(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if identity is not None:
+            _compare(path, content["identity"], identity)
+        return content["state"], [f"{message}: going on from {path.name}" for message in damaged]
+    if damaged:
+        raise CheckpointError(f"{'; '.join(damaged)}: start anew with --overwrite or another --out")
+    return None, []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise CheckpointError(f"{path} is damaged at its entry {broken}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({reason})") from error
+    if not isinstance(content, dict) or not {"format", "identity", "state"} <= content.keys():
+        raise CheckpointError(f"{path} is not a checkpoint of thrifty train")
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this thrifty reads {FORMAT}")
+    return content
+
+
+def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    if differing:
+        told = ", ".join(f"{key} is {found.get(key)}, not {wanted.get(key)}" for key in differing[:3])
+        raise CheckpointError(f"{path} belongs to another run ({told}): use the same settings or another --out")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # without this a crash of the machine may undo the renames
+    finally:
+        os.close(handle)
+
+
+class Rhythm:
+    """When the next checkpoint inside an epoch is due: every so many steps, or about every 30 s.
+
+    By the clock, checkpoints wait until they have cost no more than a twentieth of the time, however large the model.
+    """
+
+    def __init__(self, every_steps: int | None) -> None:
+        self._every_steps = every_steps
+        self._wait_s = _EVERY_S
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after training step `step` (counted from 1)."""
+        if self._every_steps is not None:
+            return step % self._every_steps == 0
+        return time.monotonic() - self._last >= self._wait_s
+
+    def saved(self, seconds: float) -> None:
+        """Take notice that a checkpoint was written in `seconds`."""
+        self._wait_s = max(_EVERY_S, seconds / _SHARE)
+        self._last = time.monotonic()

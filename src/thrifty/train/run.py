@@ -1,0 +1,164 @@
+"""A whole run: every arm in turn from one seed on one schedule, recorded as it goes."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from thrifty.core.atomic import write_json
+from thrifty.core.errors import CheckpointError, ThriftyError
+from thrifty.train import events, folder, record
+from thrifty.train.arms import Arm, parse_arms
+from thrifty.train.config import TrainConfig
+from thrifty.train.display import Display
+from thrifty.train.interrupt import Interrupted, InterruptWatch
+from thrifty.train.resume import check_same_run, identity, settings_of
+from thrifty.train.training import ArmTraining
+from thrifty.train.trial import Plan, make_plan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        record: as written to `result.json`.
+        folder: where it lies.
+        interrupted: whether the run was asked to stop before its end.
+    """
+
+    record: dict[str, Any]
+    folder: Path
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every arm came to its end, 1 when one had to stop, 130 after an interruption."""
+        if self.interrupted:
+            return 130
+        return 0 if all(arm["status"] == "finished" for arm in self.record["arms"]) else 1
+
+
+def run(config: TrainConfig, *, command: str = "", console: Console | None = None) -> Outcome:
+    """Train the arms of `config` and write the folder of the run.
+
+    Args:
+        config: the settings; `resume` goes on where the run in `out` was killed or interrupted.
+        command: kept in the record.
+        console: where progress is shown; standard output where None.
+
+    Returns:
+        The outcome. An arm whose loss left the finite numbers is stopped and told of in its `message`; the other arms
+        go on.
+
+    Raises:
+        UsageError, ModelError, DataError: before anything is written.
+        CheckpointError: the run to go on with is another one or damaged; its files stay as they are.
+    """
+    config = config.resolved()
+    arms = parse_arms(config)
+    out = Path(str(config.out))
+    settings = settings_of(config)
+    earlier = None
+    if config.resume:
+        earlier = folder.read_record(out)
+        check_same_run(out, earlier, settings, arms)
+    else:
+        folder.check_new(out, overwrite=config.overwrite)
+    if config.tensorboard:
+        events.check_installed()
+    with torch.random.fork_rng(devices=[]), _threads(config.threads):
+        plan = make_plan(config)
+        settings = {**settings, **plan.facts()}
+        if earlier is not None:
+            check_same_run(out, earlier, settings, arms)
+        with folder.locked(out):
+            if config.overwrite:
+                folder.clear(out)
+            content = earlier or record.new_record(arms, settings, command)
+            runner = _Runner(plan, arms, content, out, Display(console or Console()))
+            if earlier is not None:
+                runner.note_resumption()
+            return runner.run()
+
+
+class _Runner:
+    """The arms in turn, and the record that follows them."""
+
+    def __init__(self, plan: Plan, arms: Sequence[Arm], content: dict[str, Any], out: Path, display: Display) -> None:
+        self._plan, self._arms, self._content, self._out, self._display = plan, arms, content, out, display
+
+    def note_resumption(self) -> None:
+        """Write down that the run goes on, and say so when it cannot be bit for bit."""
+        machine, threads = self._content["machine"], torch.get_num_threads()
+        if machine.get("threads") != threads or machine.get("torch") != torch.__version__:
+            self._display.warn(
+                f"the run was begun with {machine.get('threads')} threads of torch {machine.get('torch')} and goes on "
+                f"with {threads} of {torch.__version__}: its numbers may differ in the last digits from an unbroken run"
+            )
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self._content = {**self._content, "status": "running", "resumed": [*self._content.get("resumed", []), now]}
+
+    def run(self) -> Outcome:
+        """Train what is not yet done."""
+        interrupted = False
+        self._write()
+        with InterruptWatch() as watch, self._display:
+            for index, arm in enumerate(self._arms):
+                state = self._content["arms"][index]
+                if state["status"] == "finished" or (state["status"] == "stopped" and not state.get("resumable")):
+                    self._display.say(f"{arm.name}: {state['status']} before, not trained again")
+                    continue
+                self._publish(index, self._train(index, arm, watch))
+                if watch.requested:
+                    interrupted = True
+                    break
+        self._content["status"] = "stopped" if interrupted else "finished"
+        self._write()
+        return Outcome(self._content, self._out, interrupted)
+
+    def _train(self, index: int, arm: Arm, watch: InterruptWatch) -> dict[str, Any]:
+        """Train one arm, and return its last record whatever became of it."""
+        training = None
+        try:
+            training = ArmTraining(
+                self._plan,
+                arm,
+                out=self._out,
+                identity=identity(self._content["settings"], arm),
+                display=self._display,
+                watch=watch,
+                publish=lambda state: self._publish(index, state),
+            )
+            return training.run()
+        except CheckpointError:
+            raise
+        except (Interrupted, ThriftyError) as error:
+            resumable = isinstance(error, Interrupted)
+            state = training.record() if training else record.pending(arm)
+            self._display.say(f"{arm.name} stopped: {error}", style="yellow" if resumable else "red")
+            return {**state, "status": "stopped", "message": str(error), "resumable": resumable}
+
+    def _publish(self, index: int, state: dict[str, Any]) -> None:
+        self._content["arms"][index] = state
+        self._write()
+
+    def _write(self) -> None:
+        self._content["summary"] = record.summarise(self._content["arms"])
+        write_json(self._out / folder.RESULT, self._content)
+
+
+@contextlib.contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,153 @@
+"""One arm from its first step, or from its checkpoint, to its end."""
+
+import io
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thrifty.core.atomic import write_bytes
+from thrifty.core.errors import NonFiniteError
+from thrifty.train import checkpoint, folder, memory, record
+from thrifty.train.arms import Arm
+from thrifty.train.display import Display
+from thrifty.train.evaluate import evaluate
+from thrifty.train.events import Events
+from thrifty.train.interrupt import Interrupted, InterruptWatch
+from thrifty.train.loop import train_epoch
+from thrifty.train.session import Session
+from thrifty.train.trial import Plan
+
+
+class ArmTraining:
+    """Trains one arm and keeps its checkpoints, losses and record.
+
+    Args:
+        plan: what the arms share.
+        arm: what this one has of its own.
+        out: folder of the run.
+        identity: what its checkpoints must agree in.
+        display: where progress is shown.
+        watch: asked after each step whether to stop.
+        publish: takes the arm's record whenever it has changed.
+
+    Raises:
+        CheckpointError: the arm's checkpoints are damaged or of another run.
+        UsageError, ModelError: a method cannot be applied.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arm: Arm,
+        *,
+        out: Path,
+        identity: dict[str, Any],
+        display: Display,
+        watch: InterruptWatch,
+        publish: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._plan, self._arm, self._out = plan, arm, out
+        self._identity, self._display, self._watch, self._publish = identity, display, watch, publish
+        memory.release()
+        self._peak = memory.PeakMemory()
+        self._session = Session(plan.config, arm, plan.data, steps=plan.steps)
+        self._folder = folder.checkpoints(out, arm.name)
+        state, damaged = checkpoint.load(self._folder, identity=identity)
+        for message in damaged:
+            display.warn(message)
+        if state is not None:
+            self._session.load_state_dict(state)
+        self._rhythm = checkpoint.Rhythm(plan.config.checkpoint_every)
+        tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard else None
+        self._events = Events(tensorboard, step=self._session.tally.step)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, and return the arm's record.
+
+        Raises:
+            NonFiniteError: the loss left the finite numbers; the newest checkpoint is from before that.
+            Interrupted: the watch was asked to stop; the checkpoint is of this moment.
+        """
+        plan, tally = self._plan, self._session.tally
+        self._announce()
+        self._publish(self.record())
+        try:
+            while tally.epoch < plan.epochs:
+                self._epoch()
+        finally:
+            self._events.close()
+            self._display.end_arm()
+        return {**self.record(), "status": "finished"}
+
+    def record(self) -> dict[str, Any]:
+        """Return the arm's record as of now."""
+        tally = self._session.tally
+        tally.peak_bytes = max(tally.peak_bytes, self._peak.bytes())
+        return record.progress(
+            self._arm, self._session, macs_per_sample=self._plan.macs_per_sample, peak_source=self._peak.source
+        )
+
+    def _epoch(self) -> None:
+        plan, config, session, tally = self._plan, self._plan.config, self._session, self._session.tally
+        train_epoch(
+            session,
+            plan.train_batches(tally.epoch, tally.epoch_step),
+            amp=self._arm.amp,
+            label_smoothing=config.label_smoothing,
+            last_step=plan.steps,
+            after_step=self._after_step,
+        )
+        start = time.perf_counter()
+        test_loss, test_accuracy = evaluate(session.model, plan.test_batches(), amp=self._arm.amp)
+        tally.eval_s += time.perf_counter() - start
+        if not math.isfinite(test_loss):
+            raise NonFiniteError(
+                f"the test loss after step {tally.step} is {test_loss}: lower --learning-rate, "
+                "or choose another network or --optimizer"
+            )
+        row = tally.end_epoch(test_loss=test_loss, test_accuracy=test_accuracy)
+        self._save()
+        self._publish(self.record())
+        self._events.epoch(tally.step, row)
+        self._display.epoch(self._arm.name, row, plan.epochs)
+
+    def _after_step(self) -> None:
+        tally = self._session.tally
+        self._display.step(self._arm.name, tally.step, tally.losses[-1])
+        self._events.step(tally.step, tally.losses[-1], tally.learning_rate)
+        stop = self._watch.requested
+        if stop or self._rhythm.due(tally.step):
+            self._save()
+        if stop:
+            self._publish(self.record())
+            raise Interrupted(f"interrupted after step {tally.step} of {self._plan.steps}")
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        tally = self._session.tally
+        tally.peak_bytes = max(tally.peak_bytes, self._peak.bytes())
+        checkpoint.save(self._folder, self._session.state_dict(), identity=self._identity)
+        losses = io.BytesIO()
+        np.save(losses, np.asarray(tally.losses, dtype=np.float64))
+        write_bytes(self._out / "losses" / f"{self._arm.name}.npy", losses.getvalue())
+        self._rhythm.saved(time.perf_counter() - start)
+
+    def _announce(self) -> None:
+        session, tally = self._session, self._session.tally
+        parameters = sum(parameter.numel() for parameter in session.model.parameters())
+        self._display.begin_arm(
+            f"{self._arm.name}: {parameters:,} parameters, {self._plan.macs_per_sample / 1e6:,.1f} M MACs an image",
+            step=tally.step,
+            steps=self._plan.steps,
+        )
+        if tally.step:
+            self._display.say(f"going on after step {tally.step} of {self._plan.steps}")
+        for notice in session.notices:
+            self._display.warn(notice)
+        if session.applied is not None:
+            changed = [layer for layer in session.applied.layers if layer.action != "dense"]
+            self._display.say(f"changed layers: {', '.join(layer.name for layer in changed) or 'none'}")
