@@ -130,7 +130,7 @@ def _place(op: Op, answers: Sequence[Tensor | None], count: int) -> tuple[Tensor
 
 def _loop_over_batch(op: Op, batch_size: int, in_dims: Sequence[Any], args: Args) -> tuple[Any, int]:
     """vmap by one call a sample: right for a batch of tangents or cotangents on the same clusters."""
-    batched = [i for i, dim in enumerate(in_dims) if dim is not None]
+    batched = [i for i, dim in enumerate(in_dims) if isinstance(dim, int)]
     if not set(batched) <= set(op.linear):
         raise RuntimeError(
             f"thrifty::{op.name} cannot be vmapped over the values that choose its clusters: "

@@ -1,0 +1,85 @@
+"""Reuse: the settings of adaptive deep reuse."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from thrifty.core.config import MethodConfig
+from thrifty.core.errors import UsageError
+from thrifty.ops.sign_hash import MAX_BITS
+
+PIECES = ("auto", "pixels", "patches")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One setting of the approximation, {L, H, scope} in the papers.
+
+    Attributes:
+        length: input channels per piece, L; longer pieces cost less and err more.
+        bits: hash bits, H; at most 2^H clusters per piece position and scope. More bits cost more and err less.
+        scope: images whose pieces may share a cluster; 0 for the whole batch.
+    """
+
+    length: int
+    bits: int
+    scope: int = 0
+
+    def validate(self, where: str) -> None:
+        """Raise UsageError naming `where` when a number is out of range."""
+        if self.length < 1:
+            raise UsageError(f"{where}.length must be at least 1 channel, got {self.length}")
+        if not 1 <= self.bits <= MAX_BITS:
+            raise UsageError(f"{where}.bits must be 1 to {MAX_BITS}, got {self.bits}")
+        if self.scope < 0:
+            raise UsageError(f"{where}.scope must be 0 (the batch) or a number of images, got {self.scope}")
+
+
+@dataclass(frozen=True)
+class Reuse(MethodConfig):
+    """Adaptive deep reuse for convolutions and linear layers in training.
+
+    Attributes:
+        stages: the settings to train with, coarse first; the controller walks through them and ends dense.
+        fixed: stay at the first stage for good: no controller.
+        patience: training steps without a falling smoothed loss before the controller moves on.
+        min_decrease: by which part the smoothed loss must fall within `patience` steps to count as falling.
+        smoothing_steps: time constant of the loss's exponential moving average, in steps.
+        total_steps: length of the training in steps, if known: then no stage lasts longer than its share of it.
+        dense_share: part of `total_steps` at the end that is trained dense.
+        pieces: `pixels` cuts every pixel's channels; `patches` cuts im2col rows (for inputs with few channels);
+            `auto` takes pixels where a pixel holds at least `min_channels` channels and leaves other layers dense.
+        min_channels: input channels from which `auto` changes a convolution.
+        linear: change `nn.Linear` layers too. They pay only where many rows share an input: sequences, patches.
+        seed: of the hash planes.
+    """
+
+    method: ClassVar[str] = "reuse"
+
+    stages: tuple[Stage, ...] = (Stage(length=32, bits=10), Stage(length=16, bits=10))
+    fixed: bool = False
+    patience: int = 100
+    min_decrease: float = 0.01
+    smoothing_steps: int = 50
+    total_steps: int | None = None
+    dense_share: float = 0.4
+    pieces: str = "auto"
+    min_channels: int = 16
+    linear: bool = False
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Check every field; see `MethodConfig.validate`."""
+        if not self.stages:
+            raise UsageError("Reuse.stages is empty: give at least one Stage(length, bits)")
+        for i, stage in enumerate(self.stages):
+            stage.validate(f"Reuse.stages[{i}]")
+        if self.pieces not in PIECES:
+            raise UsageError(f"Reuse.pieces is {self.pieces!r}: choose one of {', '.join(PIECES)}")
+        for name in ("patience", "smoothing_steps", "min_channels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"Reuse.{name} must be at least 1, got {getattr(self, name)}")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise UsageError(f"Reuse.total_steps must be at least 1, got {self.total_steps}")
+        for name in ("min_decrease", "dense_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"Reuse.{name} must be between 0 and 1, got {getattr(self, name)}")

@@ -1,0 +1,74 @@
+"""Plateau: moves all layers from coarse to fine, and to dense, as training settles.
+
+Source: ADR's adaptive strategy: the next setting once the training loss stops falling. A plateau alone may never come
+in a short, annealed training, so when the length of the training is known each stage also has a latest end, and the
+last part is dense: what is left of the approximation's noise is trained away there.
+"""
+
+from typing import Any
+
+from thrifty.core.counters import Event
+from thrifty.core.errors import CheckpointError
+from thrifty.reuse.config import Reuse
+from thrifty.reuse.state import ReuseState
+
+
+class Plateau:
+    """The controller of one model's reuse layers; deterministic in the losses it is told."""
+
+    def __init__(self, config: Reuse, states: list[ReuseState]) -> None:
+        self.config, self.states = config, states
+        self.stage = 0
+        self.smoothed: float | None = None
+        self.best: float | None = None
+        self.best_step = 0
+        self._set_layers()
+
+    def step(self, step: int, loss: float) -> list[Event]:
+        """Take notice of the loss of step `step` (from 1); at most one move."""
+        if self.config.fixed or self.stage >= len(self.config.stages):
+            return []
+        reason = self._stalled(step, loss) or self._out_of_time(step)
+        if reason is None:
+            return []
+        self.stage += 1
+        self.best, self.best_step = None, step
+        self._set_layers()
+        return [Event(step, f"stage {self.stage - 1} -> {self._describe()}", reason)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later step depends on."""
+        return {name: getattr(self, name) for name in ("stage", "smoothed", "best", "best_step")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over such a state; raises CheckpointError when it is of another kind or config."""
+        if set(state) != set(self.state_dict()) or not 0 <= state["stage"] <= len(self.config.stages):
+            raise CheckpointError("the reuse controller's state does not fit its settings; start the run anew")
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._set_layers()
+
+    def _stalled(self, step: int, loss: float) -> str | None:
+        keep = 1.0 - 1.0 / self.config.smoothing_steps
+        self.smoothed = loss if self.smoothed is None else keep * self.smoothed + (1.0 - keep) * loss
+        if self.best is None or self.smoothed < self.best * (1.0 - self.config.min_decrease):
+            self.best, self.best_step = self.smoothed, step
+        waited = step - self.best_step
+        return f"smoothed loss stopped falling for {waited} steps" if waited >= self.config.patience else None
+
+    def _out_of_time(self, step: int) -> str | None:
+        total = self.config.total_steps
+        if total is None:
+            return None
+        share = (1.0 - self.config.dense_share) * (self.stage + 1) / len(self.config.stages)
+        return f"{share:.0%} of {total} steps are done" if step >= share * total else None
+
+    def _describe(self) -> str:
+        if self.stage == len(self.config.stages):
+            return "dense"
+        stage = self.config.stages[self.stage]
+        return f"{self.stage} (L={stage.length}, H={stage.bits}, scope={stage.scope or 'batch'})"
+
+    def _set_layers(self) -> None:
+        for state in self.states:
+            state.stage_index = self.stage

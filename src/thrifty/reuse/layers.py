@@ -1,0 +1,161 @@
+"""ReuseConv2d and ReuseLinear: stock layers that share products among similar pieces of their input in training.
+
+In eval mode, in the dense stage, and on inputs they cannot use (empty, not floating point) they run the stock forward,
+bit for bit. float16 and bfloat16 inputs, and autocast, are computed in float32 and returned in the dtype that the
+stock layer would return. Under torch.compile the layer runs eagerly between compiled parts.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.core.counters import LayerCounters
+from thrifty.core.surgery import restore
+from thrifty.ops import _stages
+from thrifty.ops.clusters import Clusters, piece_count
+from thrifty.ops.geometry import Geometry
+from thrifty.ops.reuse_conv2d import multiply_clusters, patches_of, pixels_of, rows_geometry
+from thrifty.reuse.config import Stage
+from thrifty.reuse.state import ReuseState
+
+
+class _ReuseLayer(nn.Module):
+    """What both layers share; the stock class follows it in the bases."""
+
+    method: ClassVar[str] = "reuse"
+    reuse: ReuseState
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    @property
+    def counters(self) -> LayerCounters:
+        """What was done since the last reset, forward and backward."""
+        return self.reuse.settle_counters()
+
+    def trace_row(self) -> dict[str, Any] | None:
+        """The last step's stage, remaining ratio and error, once."""
+        return self.reuse.take_row()
+
+    def _usable(self, x: Tensor) -> bool:
+        return self.training and x.is_floating_point() and x.numel() > 0
+
+    def _count(self, x: Tensor, rows: int, outputs: int, clusters: Clusters | None) -> None:
+        """Book the multiply-adds of one pass over `rows` rows of `weight.shape[1:].numel()` inputs each."""
+        inputs = self.weight[0].numel()
+        dense = rows * inputs * outputs
+        passes = 1
+        if torch.is_grad_enabled():
+            passes += int(self.weight.requires_grad) + int(x.requires_grad)
+        done = dense * passes
+        stage = self.reuse.stage
+        if clusters is not None and stage is not None:
+            hashed = clusters.ids.shape[1] * (inputs if self.reuse.patches else self.weight.shape[1]) * stage.bits
+            done = int(clusters.remaining_ratio * self._products(clusters) * passes) + hashed
+        self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * passes)
+
+    def _products(self, clusters: Clusters) -> int:
+        """Multiply-adds of the table if every piece were its own cluster."""
+        return clusters.ids.shape[1] * self.weight.numel()
+
+
+class ReuseConv2d(_ReuseLayer, nn.Conv2d):
+    """`nn.Conv2d` under reuse; made by `thrifty.apply_`. Shapes and dtypes as `nn.Conv2d`."""
+
+    def to_stock(self) -> nn.Conv2d:
+        """The stock layer with the same parameters."""
+        return restore(self, nn.Conv2d, drop=("reuse",))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Conv2d.forward`: (N, C, H, W) or (C, H, W) to (N, M, OH, OW) or (M, OH, OW)."""
+        stage = self.reuse.stage
+        if not self._usable(input):
+            return super().forward(input)
+        if stage is None:
+            output = super().forward(input)
+            self._count(input, output.numel() // output.shape[-3], self.out_channels, None)
+            return output
+        output = self._on_clusters(input, stage)
+        return super().forward(input) if output is None else output
+
+    @torch.compiler.disable
+    def _on_clusters(self, input: Tensor, stage: Stage) -> Tensor | None:
+        """The approximate output, or None where the input has no clusters."""
+        batch = input if input.dim() == 4 else input.unsqueeze(0)
+        if self.padding_mode != "zeros":
+            batch = nn.functional.pad(batch, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        geometry = self._geometry(batch)
+        with _stages.report_to(self.reuse.seconds), torch.autocast(batch.device.type, enabled=False):
+            wide, weight, bias = _in_float32(batch, self.weight, self.bias)
+            if self.reuse.patches:
+                rows = patches_of(wide, geometry)
+                weight, taps = weight.flatten(1), rows_geometry()
+            else:
+                rows, taps = pixels_of(wide), geometry
+            found = self.reuse.quantise(rows, stage, rows.shape[0] // batch.shape[0])
+            if found is None:
+                return None
+            y = multiply_clusters(*found, weight, bias, taps)
+        self._count(input, batch.shape[0] * geometry.output[0] * geometry.output[1], self.out_channels, found[1])
+        y = y.view(batch.shape[0], *geometry.output, self.out_channels).permute(0, 3, 1, 2).to(_result_dtype(input))
+        if not _channels_last(batch, self.weight):
+            y = y.contiguous()
+        return y if input.dim() == 4 else y.squeeze(0)
+
+    def _geometry(self, batch: Tensor) -> Geometry:
+        left, right, top, bottom = (
+            self._reversed_padding_repeated_twice if self.padding_mode == "zeros" else (0, 0, 0, 0)
+        )
+        size = (batch.shape[2], batch.shape[3])
+        return Geometry.of(size, self.kernel_size, self.stride, (top, bottom, left, right), self.dilation)  # type: ignore[arg-type]
+
+
+class ReuseLinear(_ReuseLayer, nn.Linear):
+    """`nn.Linear` under reuse; made by `thrifty.apply_`. Shapes and dtypes as `nn.Linear`."""
+
+    def to_stock(self) -> nn.Linear:
+        """The stock layer with the same parameters."""
+        return restore(self, nn.Linear, drop=("reuse",))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Linear.forward`: (..., C) to (..., M)."""
+        stage = self.reuse.stage
+        if not self._usable(input):
+            return super().forward(input)
+        if stage is None:
+            self._count(input, input.numel() // self.in_features, self.out_features, None)
+            return super().forward(input)
+        output = self._on_clusters(input, stage)
+        return super().forward(input) if output is None else output
+
+    @torch.compiler.disable
+    def _on_clusters(self, input: Tensor, stage: Stage) -> Tensor | None:
+        """The approximate output, or None where the input has no clusters."""
+        with _stages.report_to(self.reuse.seconds), torch.autocast(input.device.type, enabled=False):
+            wide, weight, bias = _in_float32(input, self.weight, self.bias)
+            rows = wide.reshape(-1, self.in_features)
+            images = input.shape[0] if input.dim() > 1 else 1
+            found = self.reuse.quantise(rows, stage, rows.shape[0] // images)
+            if found is None:
+                return None
+            y = multiply_clusters(*found, weight, bias, rows_geometry())
+        self._count(input, rows.shape[0], self.out_features, found[1])
+        return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input))
+
+
+def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The three in one dtype in which sums of many terms are safe."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _result_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether the stock convolution would answer in channels_last."""
+    return any(
+        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight)
+    )

@@ -1,0 +1,37 @@
+"""How reuse treats each type of layer: the table behind `thrifty.apply_(model, [Reuse(...)])`."""
+
+from typing import Any
+
+from torch import nn
+
+from thrifty.core.registry import Method, register_method
+from thrifty.core.surgery import adopt
+from thrifty.reuse.config import Reuse
+from thrifty.reuse.controller import Plateau
+from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
+from thrifty.reuse.state import ReuseState
+
+
+def change_conv2d(conv: nn.Conv2d, name: str, config: Reuse) -> nn.Module | str:
+    """The replacement, or why the convolution stays dense."""
+    if conv.groups > 1:
+        return f"groups={conv.groups}: each output sees few channels, so there is little to share"
+    patches = config.pieces == "patches"
+    if config.pieces == "auto" and conv.in_channels < config.min_channels:
+        return f"{conv.in_channels} input channels: pieces this short cost more to look up than to multiply"
+    return adopt(conv, ReuseConv2d, reuse=ReuseState(name, config.seed, config.stages, patches))
+
+
+def change_linear(linear: nn.Linear, name: str, config: Reuse) -> nn.Module | str:
+    """The replacement, or why the linear layer stays dense."""
+    if not config.linear:
+        return "a linear layer pays only where many rows share an input; Reuse(linear=True) changes it"
+    return adopt(linear, ReuseLinear, reuse=ReuseState(name, config.seed, config.stages))
+
+
+def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
+    """One controller over all the layers that were changed."""
+    return Plateau(config, [layer.reuse for layer in layers.values()])
+
+
+register_method(Reuse, Method({nn.Conv2d: change_conv2d, nn.Linear: change_linear}, make_controller))

@@ -1,0 +1,93 @@
+"""What a layer under reuse carries besides its stock parameters: its setting, its hash planes, its counters."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thrifty.core.counters import LayerCounters
+from thrifty.core.seeds import generator
+from thrifty.ops import _stages
+from thrifty.ops.clusters import Clusters, piece_count
+from thrifty.ops.reuse_conv2d import Moments, centroids_of, find_clusters, moments_of, quantisation_error
+from thrifty.reuse.config import Stage
+
+
+class ReuseState:
+    """Setting, hash planes and counters of one layer.
+
+    Attributes:
+        stage_index: position of `stage` in the config's stages; their number means dense.
+        stage: the setting in force, or None for dense.
+        patches: whether pieces are cut from im2col rows instead of pixels.
+        counters: what was done since the last reset.
+    """
+
+    def __init__(self, name: str, seed: int, stages: tuple[Stage, ...], patches: bool = False) -> None:
+        self.name, self.seed, self.stages, self.patches = name, seed, stages, patches
+        self.counters = LayerCounters()
+        self.seconds = _stages.StageSeconds()
+        self._planes: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        self._row: dict[str, Any] | None = None
+        self._warned = False
+        self.stage_index = 0
+
+    @property
+    def stage(self) -> Stage | None:
+        """The setting in force, or None for dense."""
+        return self.stages[self.stage_index] if self.stage_index < len(self.stages) else None
+
+    def settle_counters(self) -> LayerCounters:
+        """The counters, with the seconds that the ops reported since."""
+        self.counters.add(stages_s=self.seconds)
+        self.seconds.clear()
+        return self.counters
+
+    def take_row(self) -> dict[str, Any] | None:
+        """The last observation, once."""
+        row, self._row = self._row, None
+        return row
+
+    def planes(self, x_PC: Tensor, stage: Stage) -> Tensor:
+        """Zero-mean hyperplanes (G, L, H), the same for every piece position, as in the papers; made from the seed."""
+        key = (stage.length, stage.bits, x_PC.device, x_PC.dtype)
+        if key not in self._planes:
+            source = generator(self.seed, "reuse", self.name, stage.length, stage.bits)
+            drawn = torch.randn(stage.length, stage.bits, generator=source, dtype=torch.float64)
+            self._planes[key] = drawn.to(x_PC.device, x_PC.dtype)
+        groups = piece_count(x_PC.shape[1], stage.length)
+        return self._planes[key].expand(groups, -1, -1)
+
+    def quantise(self, x_PC: Tensor, stage: Stage, image_rows: int) -> tuple[Tensor, Clusters] | None:
+        """Rows (P, C) -> centroids and clusters, counted; None where a value is not finite (warned of once)."""
+        length = min(stage.length, x_PC.shape[1])
+        stage = Stage(length, stage.bits, stage.scope)
+        moments = moments_of(x_PC)
+        if not torch.isfinite(torch.tensor(moments.square)):
+            self._warn_not_finite()
+            return None
+        scope = stage.scope * image_rows or x_PC.shape[0]
+        clusters = find_clusters(x_PC, self.planes(x_PC, stage), moments.mean, scope)
+        centroids = centroids_of(x_PC, clusters, length)
+        self._observe(centroids, clusters, moments)
+        return centroids, clusters
+
+    def _observe(self, centroids: Tensor, clusters: Clusters, moments: Moments) -> None:
+        ratio, error = clusters.remaining_ratio, quantisation_error(centroids, clusters, moments)
+        self.counters.add(remaining_ratio=ratio, error=error)
+        self._row = {"stage": self.stage_index, "remaining_ratio": ratio, "error": error}
+
+    def _warn_not_finite(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"layer {self.name!r}: its input holds NaN or infinity, so this step runs dense; "
+                "look for a diverging loss or bad data",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Planes come back from the seed, so they do not travel."""
+        return {**self.__dict__, "_planes": {}}
