@@ -1,12 +1,10 @@
 // cpuid -> table of kernels. See dispatch.h.
 #include "thrifty/dispatch.h"
 
+#include <omp.h>
+
 #include <cstdlib>
 #include <stdexcept>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 // Declares every kernel of one ISA and makes its table.
 #define THRIFTY_ENTRY(name, parameters) &name,
@@ -87,12 +85,6 @@ std::vector<std::string> isas() {
 
 void set_isa(const std::string& name) { current() = find(name, "isa"); }
 
-int max_threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
+int max_threads() { return omp_get_max_threads(); }
 
 }  // namespace thrifty

@@ -1,12 +1,10 @@
 // Runs every kernel test for every instruction set usable here. Exit code 0 when all passed.
+#include <omp.h>
+
 #include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <utility>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "check.h"
 
@@ -20,12 +18,6 @@ std::string running;
 std::vector<std::pair<const char*, Test>>& tests() {
     static std::vector<std::pair<const char*, Test>> all;
     return all;
-}
-
-void set_threads([[maybe_unused]] int count) {
-#ifdef _OPENMP
-    omp_set_num_threads(count);
-#endif
 }
 
 }  // namespace
@@ -61,7 +53,7 @@ int main() {
     for (const std::string& isa : thrifty::isas()) {
         thrifty::set_isa(isa);
         for (const int threads : {1, 3}) {
-            check::set_threads(threads);
+            omp_set_num_threads(threads);
             for (const auto& [name, test] : check::tests()) {
                 check::running = std::string(name) + " [" + isa + ", " + std::to_string(threads) + " threads]";
                 test();

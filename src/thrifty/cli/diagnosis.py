@@ -29,7 +29,7 @@ def diagnose() -> Diagnosis:
     found.sections["Native kernels"] = _native(found.warnings)
     found.sections["Threads"] = _threads(found.warnings)
     found.sections["Devices"] = _devices()
-    found.sections["Data"] = _data()
+    found.sections["Data"] = _data(found.warnings)
     found.sections["Extras"] = _extras()
     return found
 
@@ -100,12 +100,18 @@ def _devices() -> Rows:
     return [*rows, *[("gpu", torch.cuda.get_device_name(index)) for index in range(torch.cuda.device_count())]]
 
 
-def _data() -> Rows:
+def _data(warnings: list[str]) -> Rows:
+    from thrifty.core.errors import UsageError
     from thrifty.data import known_sets
 
     root = os.environ.get("THRIFTY_DATA")
     looked = ("looked in", root if root else "~/.cache/thrifty (THRIFTY_DATA is not set)")
-    return [looked, *[(known.name, f"{known.kind}: {known.where}") for known in known_sets()]]
+    try:
+        sets = known_sets()
+    except UsageError as error:
+        warnings.append(str(error))
+        return [looked]
+    return [looked, *[(known.name, str(known.found) if known.found else f"missing; {known.how}") for known in sets]]
 
 
 def _extras() -> Rows:

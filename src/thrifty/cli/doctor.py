@@ -7,20 +7,17 @@ def doctor() -> None:
     """Show versions, native kernels, thread pools, devices, data and what is missing."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from thrifty.cli.diagnosis import diagnose
 
     diagnosis = diagnose()
-    console = Console(soft_wrap=True)
+    # Long lines are left to the terminal, so that a path or a command can be copied whole.
+    console = Console(soft_wrap=True, highlight=False)
+    width = max(len(name) for rows in diagnosis.sections.values() for name, _ in rows)
     for title, rows in diagnosis.sections.items():
         console.print(f"[bold]{title}[/bold]")
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=True)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(escape(name), escape(value))
-        console.print(table)
+            console.print(f"  {escape(name.ljust(width))}  {escape(value)}")
     for warning in diagnosis.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     if not diagnosis.warnings:

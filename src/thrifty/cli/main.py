@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from thrifty.cli import doctor
+from thrifty.cli import doctor, train
 from thrifty.core.errors import ThriftyError, UsageError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 
 
