@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter")
-LAYERS = (("features.0", 0.09, 0.9), ("features.3", 0.05, 2.6), ("classifier.1", 0.31, 0.5), ("classifier.4", 0.42, 0.1))
+LAYERS = (  # name, remaining ratio, seconds
+    ("features.0", 0.09, 0.9),
+    ("features.3", 0.05, 2.6),
+    ("classifier.1", 0.31, 0.5),
+    ("classifier.4", 0.42, 0.1),
+)
+
+
+NOT_YET = dict.fromkeys(("train_s", "data_s", "eval_s", "peak_bytes", "macs", "dense_macs", "steps"))
 
 
 def make_epochs(count: int, pace: float, start: float, end: float) -> list[dict[str, Any]]:
@@ -23,7 +31,7 @@ def make_epochs(count: int, pace: float, start: float, end: float) -> list[dict[
         rows.append(
             {
                 "epoch": number,
-                "train_loss": 2.3 * math.exp(-0.28 * number) + 0.1,
+                "train_loss": 2.3 * math.exp(-0.28 * number) + 0.1 + 0.4 * (0.75 - end),
                 "train_accuracy": accuracy + 0.01,
                 "test_loss": 2.3 * math.exp(-0.24 * number) + 0.16,
                 "test_accuracy": accuracy,
@@ -62,7 +70,8 @@ def make_layers() -> list[dict[str, Any]]:
         )  # fmt: skip
     layers.append(
         {
-            "name": "classifier.6", "kind": "Linear", "action": "dense", "reason": "10 outputs: too few to share a product",
+            "name": "classifier.6", "kind": "Linear", "action": "dense", 
+            "reason": "10 outputs: too few to share a product",
             "macs": 9e9, "dense_macs": 9e9, "remaining_ratio": None, "error": None, "stages_s": {},
         }
     )  # fmt: skip
@@ -74,8 +83,10 @@ def make_trace(steps: int = 940) -> list[dict[str, Any]]:
     for step in range(0, steps, 20):
         stage = min(3, step // 260)
         for place, (name, ratio, _) in enumerate(LAYERS):
-            grown = 1.0 if stage == 3 else min(1.0, ratio * (1 + 1.6 * stage) * (1 + 0.08 * math.sin(step / 37 + place)))
-            rows.append({"step": step, "layer": name, "stage": stage, "remaining_ratio": grown, "error": 0.3 / (1 + stage)})
+            wave = ratio * (1 + 1.6 * stage) * (1 + 0.08 * math.sin(step / 37 + place))
+            grown = 1.0 if stage == 3 else min(1.0, wave)
+            facts = {"stage": stage, "remaining_ratio": grown, "error": 0.3 / (1 + stage)}
+            rows.append({"step": step, "layer": name, **facts})
     return rows
 
 
@@ -87,8 +98,9 @@ def make_events() -> list[dict[str, Any]]:
 
 
 def reuse_arm(name: str = "reuse", pace: float = 3.66, end: float = 0.712, **more: Any) -> dict[str, Any]:
-    parts = {"macs": 1.6e12, "peak_bytes": 412e6, "layers": make_layers(), "trace": make_trace(), "events": make_events()}
-    return make_arm(name, ["reuse"], make_epochs(5, pace, 0.31, end), **{**parts, **more})
+    lists = {"layers": make_layers(), "trace": make_trace(), "events": make_events()}
+    parts = {"macs": 1.6e12, "peak_bytes": 412e6, **lists, **more}
+    return make_arm(name, ["reuse"], make_epochs(5, pace, 0.31, end), **parts)
 
 
 def make_run(*arms: dict[str, Any], status: str = "finished", **settings: Any) -> dict[str, Any]:
@@ -126,7 +138,8 @@ def several() -> dict[str, Any]:
 def unfinished() -> dict[str, Any]:
     arm = reuse_arm(status="running", test_accuracy=None)
     arm["epochs"], arm["trace"], arm["train_s"] = arm["epochs"][:2], arm["trace"][:76], 7.9
-    run = make_run(dense_arm(), arm, make_arm("reuse-fixed", ["reuse"], [], status="pending"), status="running")
+    pending = make_arm("reuse-fixed", ["reuse"], [], status="pending", **NOT_YET)
+    run = make_run(dense_arm(), arm, pending, status="running")
     return {key: value for key, value in run.items() if key != "summary"}
 
 
@@ -178,15 +191,30 @@ RUNS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+def write_run(folder: Path, kind: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(RUNS[kind]()), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def make_run_dir(tmp_path: Path) -> Callable[[str], Path]:
     """Write the named record as a run folder and return the folder."""
+    return lambda kind: write_run(tmp_path / kind, kind)
+
+
+@pytest.fixture(scope="session")
+def report_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The page of the named record, written once a session."""
+    from thrifty.report import write
+
+    root = tmp_path_factory.mktemp("reports")
+    pages: dict[str, Path] = {}
 
     def build(kind: str) -> Path:
-        folder = tmp_path / kind
-        folder.mkdir()
-        (folder / "result.json").write_text(json.dumps(RUNS[kind]()), encoding="utf-8")
-        return folder
+        if kind not in pages:
+            pages[kind] = write(write_run(root / kind, kind))
+        return pages[kind]
 
     return build
 

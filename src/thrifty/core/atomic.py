@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -32,8 +33,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON. Raises ValueError on NaN and infinities, which JSON does not know."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """`write_text` of indented JSON.
+
+    JSON knows no NaN and no infinities; they become null, since a file without one number serves better than none.
+    Scalars of numpy and torch become plain numbers, tuples lists. Raises TypeError for anything else.
+    """
+    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _umask() -> int:

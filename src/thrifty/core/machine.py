@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,6 @@ def thrifty_version() -> str:
 
 def native_isa() -> str | None:
     """Instruction set that the native kernels picked, or None when they are not built."""
-    try:
-        native = import_module("thrifty._native")
-    except ImportError:
-        return None
-    isa = getattr(native, "isa", None)
-    return str(isa() if callable(isa) else isa) if isa is not None else None
+    from thrifty._load_native import native
+
+    return None if native is None else str(native.isa())

@@ -63,7 +63,7 @@ def comparisons(record: Record) -> list[Comparison]:
     baseline = baseline_of(record)
     if baseline is None:
         return []
-    return [_compare(record, arm, baseline) for arm in record.arms if arm is not baseline]
+    return [_compare(arm, baseline) for arm in record.arms if arm is not baseline]
 
 
 def macs_saved(arm: Arm) -> float | None:
@@ -73,7 +73,7 @@ def macs_saved(arm: Arm) -> float | None:
     return 1 - arm.macs / arm.dense_macs
 
 
-def _compare(record: Record, arm: Arm, baseline: Arm) -> Comparison:
+def _compare(arm: Arm, baseline: Arm) -> Comparison:
     epoch = min(len(arm.epochs), len(baseline.epochs))
     done = arm.status == baseline.status == "finished"
     whole = done and len(arm.epochs) == len(baseline.epochs)
@@ -86,12 +86,15 @@ def _compare(record: Record, arm: Arm, baseline: Arm) -> Comparison:
         arm_accuracy, baseline_accuracy = (one.test_accuracy if one else None for one in (at_arm, at_baseline))
     return Comparison(
         arm, baseline, epoch, whole, arm_s, baseline_s, arm_accuracy, baseline_accuracy,
-        macs_saved(arm), _to_baseline(record, arm),
+        macs_saved(arm), seconds_to(arm, baseline.test_accuracy),
     )  # fmt: skip
 
 
-def _to_baseline(record: Record, arm: Arm) -> float | None:
-    arms = record.summary.get("arms")
-    row = arms.get(arm.name) if isinstance(arms, dict) else None
-    value = row.get("seconds_to_baseline_accuracy") if isinstance(row, dict) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def seconds_to(arm: Arm, accuracy: float | None) -> float | None:
+    """Training seconds at the end of the first epoch with at least this test accuracy; None where there is none."""
+    if accuracy is None:
+        return None
+    for epoch in arm.epochs:
+        if epoch.test_accuracy is not None and epoch.test_accuracy >= accuracy:
+            return epoch.train_s
+    return None

@@ -1,4 +1,4 @@
-"""The plots of the page: inline SVG in two layouts, with a heading, a caption and words for those who cannot see them."""
+"""The plots of the page: inline SVG in two layouts, with a heading, a caption and words for those who see none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def figures(record: Record, drawn: Mapping[str, Mapping[str, str]]) -> Html:
         title = el("h3", heading, id=f"{name}-heading")
         if name in drawn:
             images = [
-                el("div", Html(inline(text, f"{name}-{layout}", alt)), class_=layout) for layout, text in drawn[name].items()
+                el("div", Html(inline(text, f"{name}-{layout}", alt)), class_=layout)
+                for layout, text in drawn[name].items()
             ]
             body = [el("div", *images, class_="plot"), el("figcaption", *caption)]
         else:
@@ -42,6 +43,7 @@ def figures(record: Record, drawn: Mapping[str, Mapping[str, str]]) -> Html:
 def _texts(record: Record) -> dict[str, tuple[str, list[str], str]]:
     return {
         "accuracy": ("Test accuracy against training time", [_accuracy_caption(record)], _accuracy_alt(record)),
+        "loss": ("Training loss", ["Mean loss of the training batches in each epoch."], _loss_alt(record)),
         "layer-time": ("Where the time goes", _time_caption(record), _time_alt(record)),
         "remaining-ratio": (
             "Remaining ratio and stage",
@@ -51,7 +53,6 @@ def _texts(record: Record) -> dict[str, tuple[str, list[str], str]]:
             ],
             _ratio_alt(record),
         ),
-        "loss": ("Training loss", ["Mean loss of the training batches in each epoch."], _loss_alt(record)),
     }
 
 

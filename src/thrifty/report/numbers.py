@@ -11,11 +11,11 @@ def seconds(value: float | None) -> str:
     if value is None:
         return MISSING
     if abs(value) < 1e-3:
-        return f"{value * 1e6:.3g} us" if value else "0 s"
+        return f"{_three(value * 1e6)} us" if value else "0 s"
     if abs(value) < 0.9995:
-        return f"{value * 1e3:.3g} ms"
+        return f"{_three(value * 1e3)} ms"
     if abs(value) < 99.95:
-        return f"{value:.3g} s"
+        return f"{_three(value)} s"
     whole = round(value)
     if whole < 600:
         return f"{whole} s"
@@ -62,6 +62,17 @@ def _scaled(value: float) -> str:
     for unit, letter in _UP:
         # 999.5 of a unit would print as four digits; it belongs to the next unit.
         if abs(value) >= 0.9995 * unit:
-            scaled = value / unit
-            return f"{scaled:.{max(0, 3 - len(str(int(abs(scaled)))))}f} {letter}"
+            return f"{_three(value / unit)} {letter}"
     return f"{value:.3g}"
+
+
+def column(values: list[float | None]) -> list[str]:
+    """Numbers of one unit under each other, with the decimals that three digits of the largest need."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    decimals = next((digits for digits, top in ((3, 9.9995), (2, 99.995), (1, 999.95)) if largest < top), 0)
+    return [MISSING if value is None else f"{value:.{decimals}f}" for value in values]
+
+
+def _three(value: float) -> str:
+    # Three significant digits with their trailing zeros: 2.6 s beside 2.58 s would look like another precision.
+    return f"{value:#.3g}".rstrip(".")

@@ -25,16 +25,15 @@ MOST_BARS = 24
 
 @dataclass(frozen=True)
 class Layout:
-    """Width of a figure in inches, sizes of its text in points, and columns of its legend."""
+    """Width of a figure in inches, sizes of its text in points."""
 
     name: str
     width: float
     text: float
-    columns: int
 
 
-WIDE = Layout("wide", 5.8, 9.5, 6)
-NARROW = Layout("narrow", 3.5, 8.8, 3)
+WIDE = Layout("wide", 5.8, 9.5)
+NARROW = Layout("narrow", 3.5, 8.8)
 
 
 def accuracy(record: Record, layout: Layout) -> Figure | None:
@@ -75,15 +74,16 @@ def _by_arm(
     for place, arm, pairs in lines:
         xs, ys = zip(*pairs, strict=True)
         axes.plot(
-            xs, ys, label=_shorten(arm.name).lstrip("_"), color=arm_colour(place), linestyle=DASHES[place % len(DASHES)],
-            marker=MARKERS[place % len(MARKERS)], markersize=4, linewidth=1.7,
+            xs, ys, label=_shorten(arm.name).lstrip("_"), color=arm_colour(place), linewidth=1.7,
+            linestyle=DASHES[place % len(DASHES)], marker=MARKERS[place % len(MARKERS)], markersize=4,
         )  # fmt: skip
     if extra:
         extra(record, axes)
     axes.margins(x=0.04, y=0.08)
-    axes.set_xlim(left=0)
     if point is _loss_point:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set_xlim(left=0)
     return _finish(figure, [axes], layout, y_label, x_label)
 
 
@@ -102,12 +102,13 @@ def layer_time(record: Record, layout: Layout) -> Figure | None:
     bars = sum(len(layers) for _, layers in panels)
     row = 0.24 if layout is WIDE else 0.44
     figure = Figure(figsize=(layout.width, 0.95 + row * bars + 0.62 * len(panels)))
-    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[len(part) + 0.6 for _, part in panels])
+    heights = [len(layers) + 0.6 for _, layers in panels]
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
     all_axes = [axes for (axes,) in grid]
     for axes, (arm, layers) in zip(all_axes, panels, strict=True):
         _stack(axes, layers, layout)
         axes.set_title(_shorten(arm.name), loc="left", fontsize=layout.text, color=light("ink"), fontweight="bold")
-    return _finish(figure, all_axes, layout, "", "seconds over the whole run", grid_axis="x")
+    return _finish(figure, all_axes, layout, "", "seconds over the whole run", bars=True)
 
 
 def _stack(axes: Axes, layers: list[Layer], layout: Layout) -> None:
@@ -167,8 +168,9 @@ def _ratios(axes: Axes, arm: Arm, colour: str) -> None:
         if row.step is not None and row.remaining_ratio is not None:
             by_step.setdefault(row.step, []).append(row.remaining_ratio)
             by_layer.setdefault(row.layer, []).append((row.step, row.remaining_ratio))
+    faint = 0.45 if len(by_layer) < 12 else 0.2
     for rows in by_layer.values():
-        axes.plot(*zip(*sorted(rows), strict=True), color=colour, linewidth=0.8, alpha=0.45 if len(by_layer) < 12 else 0.2)
+        axes.plot(*zip(*sorted(rows), strict=True), color=colour, linewidth=0.8, alpha=faint)
     means = sorted((step, sum(values) / len(values)) for step, values in by_step.items())
     if means:
         axes.plot(*zip(*means, strict=True), color=colour, linewidth=2.2)
@@ -197,17 +199,19 @@ def _heading(axes: Axes, text: str, layout: Layout) -> None:
 
 
 def _finish(
-    figure: Figure, all_axes: list[Axes], layout: Layout, y_label: str, x_label: str, grid_axis: str = "y"
+    figure: Figure, all_axes: list[Axes], layout: Layout, y_label: str, x_label: str, *, bars: bool = False
 ) -> Figure:
     figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.05)
     figure.set_facecolor(light("card"))
     for axes in all_axes:
         axes.set_facecolor("none")
         axes.set_axisbelow(True)
-        axes.grid(axis=grid_axis, color=light("grid"), linewidth=0.8)  # type: ignore[arg-type]
-        axes.tick_params(labelsize=layout.text - 0.6, labelcolor=light("ink"), color=light("line"), length=0 if grid_axis == "x" else 3)
+        axes.grid(axis="x" if bars else "y", color=light("grid"), linewidth=0.8)
+        axes.tick_params(
+            labelsize=layout.text - 0.6, labelcolor=light("ink"), color=light("line"), length=0 if bars else 3
+        )
         for side, spine in axes.spines.items():
-            spine.set_visible(side == ("left" if grid_axis == "x" else "bottom"))
+            spine.set_visible(side == ("left" if bars else "bottom"))
             spine.set_color(light("line"))
     if y_label:
         _heading(all_axes[0], y_label, layout)
@@ -215,11 +219,18 @@ def _finish(
     handles, labels = all_axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles, labels, loc="outside upper left", ncols=min(layout.columns if grid_axis == "x" else layout.columns // 2, len(labels)),
-            frameon=False, fontsize=layout.text, labelcolor=light("ink"), handlelength=1.0 if grid_axis == "x" else 2.4,
-            columnspacing=1.2, handletextpad=0.5, borderaxespad=0.0,
+            handles, labels, loc="outside upper left", ncols=_columns(labels, layout, bars), frameon=False,
+            fontsize=layout.text, labelcolor=light("ink"), handlelength=1.0 if bars else 2.4, columnspacing=1.2,
+            handletextpad=0.5, borderaxespad=0.0,
         )  # fmt: skip
     return figure
+
+
+def _columns(labels: list[str], layout: Layout, bars: bool) -> int:
+    # A letter is about 0.6 of the text size wide; a key with its gaps takes 2.6 (a box) or 4.8 (a line with a mark).
+    entries = [(0.6 * len(label) + (2.6 if bars else 4.8)) * layout.text for label in labels]
+    room = 0.97 * 72 * layout.width
+    return len(labels) if sum(entries) <= room else max(1, int(room / max(entries)))
 
 
 def _shorten(text: str, most: int = 30) -> str:

@@ -93,38 +93,39 @@ def _build(cls: type[_T], value: Any, where: str, problems: list[str]) -> _T:
     )
 
 
-def _json(reader: _Reader) -> Any:
-    return field(metadata={"read": reader})
+_NUMBER, _WHOLE, _TEXT, _NAMES, _MAPPING, _NUMBERS = (
+    {"read": reader} for reader in (_number, _whole, _text, _names, _mapping, _numbers)
+)
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One row of the table by epoch; losses are means, accuracies fractions 0..1, seconds cumulative."""
 
-    epoch: int | None = _json(_whole)
-    train_loss: float | None = _json(_number)
-    train_accuracy: float | None = _json(_number)
-    test_loss: float | None = _json(_number)
-    test_accuracy: float | None = _json(_number)
-    train_s: float | None = _json(_number)
-    data_s: float | None = _json(_number)
-    eval_s: float | None = _json(_number)
-    learning_rate: float | None = _json(_number)
+    epoch: int | None = field(metadata=_WHOLE)
+    train_loss: float | None = field(metadata=_NUMBER)
+    train_accuracy: float | None = field(metadata=_NUMBER)
+    test_loss: float | None = field(metadata=_NUMBER)
+    test_accuracy: float | None = field(metadata=_NUMBER)
+    train_s: float | None = field(metadata=_NUMBER)
+    data_s: float | None = field(metadata=_NUMBER)
+    eval_s: float | None = field(metadata=_NUMBER)
+    learning_rate: float | None = field(metadata=_NUMBER)
 
 
 @dataclass(frozen=True)
 class Layer:
     """What one layer did over the whole run: MACs, mean remaining ratio and error, seconds by stage."""
 
-    name: str = _json(_text)
-    kind: str = _json(_text)
-    action: str = _json(_text)
-    reason: str = _json(_text)
-    macs: float | None = _json(_number)
-    dense_macs: float | None = _json(_number)
-    remaining_ratio: float | None = _json(_number)
-    error: float | None = _json(_number)
-    stages_s: dict[str, float] = _json(_numbers)
+    name: str = field(metadata=_TEXT)
+    kind: str = field(metadata=_TEXT)
+    action: str = field(metadata=_TEXT)
+    reason: str = field(metadata=_TEXT)
+    macs: float | None = field(metadata=_NUMBER)
+    dense_macs: float | None = field(metadata=_NUMBER)
+    remaining_ratio: float | None = field(metadata=_NUMBER)
+    error: float | None = field(metadata=_NUMBER)
+    stages_s: dict[str, float] = field(metadata=_NUMBERS)
 
     @property
     def total_s(self) -> float:
@@ -136,60 +137,68 @@ class Layer:
 class TracePoint:
     """One layer at one sampled step."""
 
-    step: int | None = _json(_whole)
-    layer: str = _json(_text)
-    stage: int | None = _json(_whole)
-    remaining_ratio: float | None = _json(_number)
-    error: float | None = _json(_number)
+    step: int | None = field(metadata=_WHOLE)
+    layer: str = field(metadata=_TEXT)
+    stage: int | None = field(metadata=_WHOLE)
+    remaining_ratio: float | None = field(metadata=_NUMBER)
+    error: float | None = field(metadata=_NUMBER)
 
 
 @dataclass(frozen=True)
 class Event:
     """A move that a controller made."""
 
-    step: int | None = _json(_whole)
-    layer: str = _json(_text)
-    what: str = _json(_text)
-    reason: str = _json(_text)
+    step: int | None = field(metadata=_WHOLE)
+    layer: str = field(metadata=_TEXT)
+    what: str = field(metadata=_TEXT)
+    reason: str = field(metadata=_TEXT)
 
 
 @dataclass(frozen=True)
 class Arm:
     """One training of the network: dense or with methods. Seconds of training, data and evaluation are apart."""
 
-    name: str = _json(_text)
-    methods: tuple[str, ...] = _json(_names)
-    amp: str = _json(_text)
-    status: str = _json(_text)
-    message: str = _json(_text)
-    test_accuracy: float | None = _json(_number)
-    best_test_accuracy: float | None = _json(_number)
-    train_s: float | None = _json(_number)
-    data_s: float | None = _json(_number)
-    eval_s: float | None = _json(_number)
-    peak_bytes: float | None = _json(_number)
-    macs: float | None = _json(_number)
-    dense_macs: float | None = _json(_number)
-    parameters: int | None = _json(_whole)
-    steps: int | None = _json(_whole)
-    epochs: tuple[Epoch, ...] = _json(_many(Epoch))
-    layers: tuple[Layer, ...] = _json(_many(Layer))
-    trace: tuple[TracePoint, ...] = _json(_many(TracePoint))
-    events: tuple[Event, ...] = _json(_many(Event))
+    name: str = field(metadata=_TEXT)
+    methods: tuple[str, ...] = field(metadata=_NAMES)
+    amp: str = field(metadata=_TEXT)
+    status: str = field(metadata=_TEXT)
+    message: str = field(metadata=_TEXT)
+    test_accuracy: float | None = field(metadata=_NUMBER)
+    best_test_accuracy: float | None = field(metadata=_NUMBER)
+    train_s: float | None = field(metadata=_NUMBER)
+    data_s: float | None = field(metadata=_NUMBER)
+    eval_s: float | None = field(metadata=_NUMBER)
+    peak_bytes: float | None = field(metadata=_NUMBER)
+    peak_source: str = field(metadata=_TEXT)
+    macs: float | None = field(metadata=_NUMBER)
+    dense_macs: float | None = field(metadata=_NUMBER)
+    parameters: int | None = field(metadata=_WHOLE)
+    steps: int | None = field(metadata=_WHOLE)
+    epochs: tuple[Epoch, ...] = field(metadata={"read": _many(Epoch)})
+    layers: tuple[Layer, ...] = field(metadata={"read": _many(Layer)})
+    trace: tuple[TracePoint, ...] = field(metadata={"read": _many(TracePoint)})
+    events: tuple[Event, ...] = field(metadata={"read": _many(Event)})
+
+    @property
+    def reached(self) -> float | None:
+        """Final test accuracy, or that of the last epoch of an arm that has not come to its end."""
+        if self.test_accuracy is None and self.epochs:
+            return self.epochs[-1].test_accuracy
+        return self.test_accuracy
 
 
 @dataclass(frozen=True)
 class Record:
     """A whole run; `name` is its folder's, `problems` says what could not be read."""
 
-    thrifty: str = _json(_text)
-    command: str = _json(_text)
-    started: str = _json(_text)
-    status: str = _json(_text)
-    machine: dict[str, Any] = _json(_mapping)
-    settings: dict[str, Any] = _json(_mapping)
-    arms: tuple[Arm, ...] = _json(_many(Arm))
-    summary: dict[str, Any] = _json(_mapping)
+    thrifty: str = field(metadata=_TEXT)
+    command: str = field(metadata=_TEXT)
+    started: str = field(metadata=_TEXT)
+    status: str = field(metadata=_TEXT)
+    machine: dict[str, Any] = field(metadata=_MAPPING)
+    settings: dict[str, Any] = field(metadata=_MAPPING)
+    arms: tuple[Arm, ...] = field(metadata={"read": _many(Arm)})
+    summary: dict[str, Any] = field(metadata=_MAPPING)
     name: str = ""
     problems: tuple[str, ...] = ()
 

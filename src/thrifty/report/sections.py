@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thrifty.report import numbers, words
 from thrifty.report.compare import Comparison, baseline_of, comparisons, macs_saved
 from thrifty.report.markup import Html, el, join
-from thrifty.report.record import STAGES, Arm, Layer, Record
+from thrifty.report.record import STAGES, Arm, Event, Layer, Record
 
 
 def header(record: Record) -> Html:
@@ -19,19 +20,26 @@ def header(record: Record) -> Html:
     return el(
         "header",
         el("p", over, class_="over"),
-        el("h1", words.headline(record)),
+        # A name like CIFAR-10 is not to be torn apart at the end of a line.
+        el("h1", words.headline(record).replace("-", "\u2011")),
         *(el("p", notice, class_="notice") for notice in words.notices(record)),
         _scores(found[0]) if len(found) == 1 else None,
-        *(el("p", words.verdict(one), class_="verdict") for one in found),
+        *(el("p", _lead(one, len(found) == 1), class_="verdict") for one in found),
         el("p", _caveat(record), class_="small") if found else None,
     )
+
+
+def _lead(found: Comparison, alone: bool) -> str:
+    # The headline has given the verdict on a single arm; of several, the table below gives the figures.
+    told = found.train_s_ratio is not None or found.accuracy_delta is not None
+    return _unbroken(words.details(found) if alone and told else words.verdict(found, figures=False))
 
 
 def _caveat(record: Record) -> str:
     seed = f" (seed {record.settings['seed']})" if "seed" in record.settings else ""
     return (
-        f"One training per arm, all from one seed{seed}: small differences of accuracy can be chance. Seconds are those "
-        "of training; reading data and evaluating are counted apart."
+        f"One training per arm, all from one seed{seed}: small differences of accuracy can be chance. Seconds are "
+        "those of training; reading data and evaluating are counted apart."
     )
 
 
@@ -50,11 +58,12 @@ def _scores(found: Comparison) -> Html:
         done = f"{numbers.count(found.arm.macs)} done of {numbers.count(found.arm.dense_macs)}"
         items.append(("Multiply-adds saved", numbers.percent(found.macs_saved), done, None))
     if found.arm.peak_bytes is not None:
-        items.append(("Peak memory", numbers.size(found.arm.peak_bytes), f"{base.name}: {numbers.size(base.peak_bytes)}", None))
+        beside = f"{base.name}: {numbers.size(base.peak_bytes)}"
+        items.append(("Peak memory", numbers.size(found.arm.peak_bytes), beside, None))
     return el(
         "dl",
         *(
-            el("div", el("dt", term), el("dd", value, class_=kind), el("dd", below, class_="small"))
+            el("div", el("dt", term), el("dd", value, class_=kind), el("dd", _unbroken(below), class_="small"))
             for term, value, below, kind in items
         ),
         class_="scores",
@@ -68,9 +77,12 @@ def arms(record: Record) -> Html:
     rows = [_arm_row(arm, found.get(arm.name), arm is baseline) for arm in record.arms]
     if not rows:
         return section("arms", "Arms", el("p", "No arm has been recorded yet."))
-    heads = ("Arm", "Test accuracy", f"Against {baseline.name if baseline else 'dense'}", "Training", "Data", "Evaluation",
-             "MACs saved", "Peak memory", "Status")  # fmt: skip
+    against = f"Against {baseline.name if baseline else 'dense'}"
+    costs = ("Training", "Data", "Evaluation", "MACs saved", "Peak memory")
+    heads = ("Arm", "Test accuracy", against, *costs, "Status")
     caption = "What each arm reached and cost. Training, data and evaluation are seconds of the whole run."
+    if any(arm.peak_source == "ru_maxrss" for arm in record.arms):
+        caption += " Peak memory is that of the process so far, so an arm cannot show less than those before it."
     return section("arms", "Arms", table("arms-table", caption, heads, rows, class_="cards", text_columns=(0, 2, 8)))
 
 
@@ -82,8 +94,8 @@ def _arm_row(arm: Arm, found: Comparison | None, is_baseline: bool) -> list[str]
         against = el("span", speed + ("" if found.whole else f" at epoch {found.epoch}"), class_=kind)
     how = ", ".join([*arm.methods, *([arm.amp] if arm.amp else [])])
     return [
-        join(arm.name, el("small", how) if how and how != arm.name else None),
-        numbers.percent(arm.test_accuracy),
+        join(arm.name, el("small", how) if how and how.lower() != arm.name.lower() else None),
+        numbers.percent(arm.reached),
         against,
         numbers.seconds(arm.train_s),
         numbers.seconds(arm.data_s),
@@ -99,58 +111,70 @@ def layers(record: Record) -> Html:
     shown = [arm for arm in record.arms if arm.layers]
     if not shown:
         return section("layers", "Layers", el("p", "No arm recorded its layers."))
-    heads = ("Layer", "Kind", "Action", "Remaining ratio", "Error", "MACs", "Dense MACs", "Time", *STAGES, "Reason")
+    heads = ("Layer", "Action", "Remaining ratio", "Error", "MACs", "Dense MACs", "Time", *STAGES)
     parts = []
     for place, arm in enumerate(shown):
-        rows = [_layer_row(layer) for layer in arm.layers]
-        caption = f"Layers of {arm.name}, over all steps. Remaining ratio and error are means; times are seconds by stage."
+        rows = _layer_rows(arm)
+        caption = (
+            f"Layers of {arm.name}, over all steps. Remaining ratio and error are means; times are seconds, in all and "
+            "by stage."
+        )
         key = f"layers-{place}"
-        parts.append(table(key, caption, heads, rows, class_="wide", text_columns=(0, 1, 2, len(heads) - 1)))
+        parts.append(table(key, caption, heads, rows, class_="wide", text_columns=(0, 1)))
     return section("layers", "Layers", *parts)
 
 
-def _layer_row(layer: Layer) -> list[str]:
-    timed = layer.total_s > 0
+def _layer_rows(arm: Arm) -> list[list[str]]:
+    times = [
+        value
+        for layer in arm.layers
+        for value in (
+            (layer.total_s, *(layer.stages_s.get(stage) for stage in STAGES))
+            if layer.total_s > 0
+            else (None,) * (1 + len(STAGES))
+        )
+    ]
+    texts = iter(numbers.column(times))
+    return [[*_layer_facts(layer), *(next(texts) for _ in range(1 + len(STAGES)))] for layer in arm.layers]
+
+
+def _layer_facts(layer: Layer) -> list[str]:
     return [
-        layer.name,
-        layer.kind,
-        layer.action,
+        join(layer.name, el("small", layer.kind) if layer.kind else None),
+        join(layer.action, el("small", layer.reason) if layer.reason else None),
         numbers.plain(layer.remaining_ratio),
         numbers.plain(layer.error),
         numbers.count(layer.macs),
         numbers.count(layer.dense_macs),
-        numbers.seconds(layer.total_s if timed else None),
-        *(numbers.seconds(layer.stages_s.get(stage) if timed else None) for stage in STAGES),
-        layer.reason or numbers.MISSING,
     ]
 
 
 def events(record: Record) -> Html:
     """Every move that a controller made, and why."""
     rows = [
-        [arm.name, numbers.MISSING if event.step is None else str(event.step), event.layer or "all", event.what, event.reason]
+        [_step(event), arm.name, event.layer or "all", event.what, event.reason]
         for arm in record.arms
         for event in arm.events
     ]
     if not rows:
         return section("moves", "Controller moves", el("p", "No controller made a move."))
-    heads = ("Arm", "Step", "Layer", "What", "Reason")
+    heads = ("Step", "Arm", "Layer", "What", "Reason")
     caption = "Moves of the controllers in the order of the steps."
-    return section("moves", "Controller moves", table("moves-table", caption, heads, rows, text_columns=(0, 2, 3, 4)))
+    return section("moves", "Controller moves", table("moves-table", caption, heads, rows, range(len(heads)), "cards"))
+
+
+def _step(event: Event) -> str:
+    return "step unknown" if event.step is None else f"step {event.step}"
 
 
 def setup(record: Record) -> Html:
     """The command that repeats the run, its settings and the machine."""
-    command = (
-        el("pre", el("code", record.command), tabindex="0", role="region", aria_label="The command of this run")
-        if record.command
-        else el("p", "The record does not hold the command.")
-    )
+    told = "This command repeats the run with the same settings and seed; times depend on the machine."
     return section(
         "setup",
         "Do it again",
-        el("p", "This command repeats the run with the same settings and seed; times depend on the machine."),
-        command,
+        el("p", told if record.command else "The record does not hold the command."),
+        el("pre", el("code", record.command)) if record.command else None,
         el("div", _facts("Settings", record.settings), _facts("Machine", record.machine), class_="pair"),
     )
 
@@ -182,7 +206,7 @@ def table(
     text_columns: Sequence[int],
     class_: str | None = None,
 ) -> Html:
-    """A table in a container that scrolls by itself and can be reached by keyboard; columns are numbers unless named."""
+    """A table in a container that scrolls by itself and by keyboard; columns hold numbers unless named."""
     kinds = ["text" if place in text_columns else "num" for place in range(len(heads))]
     head = el("tr", *(el("th", text, scope="col", class_=kind) for text, kind in zip(heads, kinds, strict=True)))
     body = [
@@ -196,8 +220,14 @@ def table(
         )
         for row in rows
     ]
-    inner = el("table", el("caption", caption, id=key), el("thead", head), el("tbody", *body), class_=class_)
+    title = el("caption", el("span", caption), id=key)
+    inner = el("table", title, el("thead", head), el("tbody", *body), class_=class_)
     return el("div", inner, class_="scroll", role="region", aria_labelledby=key, tabindex="0")
+
+
+def _unbroken(text: str) -> str:
+    """The text with its numbers tied to their units, so that no line begins with a lone unit."""
+    return re.sub(r"(?<=\d) (?=(?:[num]?s|min|h|[kMGTP]B?|B)\b)", "\u00a0", text)
 
 
 def _minus(text: str) -> str:

@@ -41,7 +41,7 @@ def _row(arm: Arm, found: Comparison | None, is_baseline: bool) -> list[Text]:
         ratio = Text(f"{words.speed(found.train_s_ratio)}{at}", style=_style(found))
     return [
         Text(arm.name),
-        Text(numbers.percent(arm.test_accuracy)),
+        Text(numbers.percent(arm.reached)),
         Text(numbers.seconds(arm.train_s)),
         ratio,
         Text(numbers.percent(macs_saved(arm))),

@@ -26,9 +26,9 @@ ARMS = {
 STAGES = {
     "hash": ("#6d1d9f", "#943aef"),
     "group": ("#4a5fe6", "#93c0f6"),
-    "centroid": ("#279cbd", "#12789d"),
+    "centroid": ("#2593b2", "#12789d"),
     "gemm": ("#1f2937", "#e8eaed"),
-    "gather": ("#c98010", "#efa83e"),
+    "gather": ("#c27a0b", "#efa83e"),
     "scatter": ("#e0445c", "#d03454"),
 }
 ROLES = GROUNDS | TEXT | RULES | ARMS | STAGES
@@ -43,7 +43,5 @@ def light(role: str) -> str:
 
 def css() -> str:
     """Custom properties of all roles, dark ones under the reader's preference."""
-    bright, dark = (
-        "".join(f"--{role}:{colours[place]};" for role, colours in ROLES.items()) for place in range(2)
-    )
+    bright, dark = ("".join(f"--{role}:{colours[place]};" for role, colours in ROLES.items()) for place in range(2))
     return f":root{{{bright}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"

@@ -54,25 +54,38 @@ def against(found: Comparison) -> str:
     return f"{told[0]} {links[0]} {base} and {told[1]}"
 
 
-def verdict(found: Comparison) -> str:
-    """One arm against the baseline in a few plain sentences, whatever they say."""
+def verdict(found: Comparison, *, figures: bool = True) -> str:
+    """One arm against the baseline in a few plain sentences, whatever they say; without `figures` in fewer."""
     name, base = found.arm.name, found.baseline.name
-    if not found.epoch and found.train_s_ratio is None:
-        return f"{name} has no finished epoch to set against {base}: {status(found.arm)}."
-    text = f"{name} was {against(found)}: {_figures(found)}."
+    if found.train_s_ratio is None and found.accuracy_delta is None:
+        return f"{name} cannot be set against {base} yet: {status(found.arm)}."
+    text = f"{name} was {against(found)}."
     if not found.whole:
         text = f"After {epochs(found.epoch)} of each, {text}"
-    return text + _macs(found) + (
-        "" if found.arm.status == "finished" else f" {name} is not finished: {status(found.arm)}."
-    )
+    return f"{text} {details(found)}" if figures else text + _consequences(found)
 
 
-def _figures(found: Comparison) -> str:
+def details(found: Comparison) -> str:
+    """The figures behind a verdict: accuracies, seconds, multiply-adds, and what became of an arm that did not end."""
     return (
-        f"{numbers.percent(found.arm_accuracy)} of the test set right after "
-        f"{numbers.seconds(found.arm_train_s)} of training, against "
-        f"{numbers.percent(found.baseline_accuracy)} after {numbers.seconds(found.baseline_train_s)}"
-    )
+        f"{found.arm.name} got {numbers.percent(found.arm_accuracy)} of the test set right after "
+        f"{numbers.seconds(found.arm_train_s)} of training, {found.baseline.name} "
+        f"{numbers.percent(found.baseline_accuracy)} after {numbers.seconds(found.baseline_train_s)}."
+    ) + _consequences(found)
+
+
+def _consequences(found: Comparison) -> str:
+    text = _reached(found) + _macs(found)
+    return text if found.arm.status == "finished" else f"{text} {found.arm.name} is not finished: {status(found.arm)}."
+
+
+def _reached(found: Comparison) -> str:
+    if not found.whole or found.accuracy_delta is None:
+        return ""
+    if found.to_baseline_s is None:
+        return f" It did not reach the final accuracy of {found.baseline.name} in any epoch."
+    after = numbers.seconds(found.to_baseline_s)
+    return f" It first reached the final accuracy of {found.baseline.name} after {after}."
 
 
 def _macs(found: Comparison) -> str:
@@ -82,7 +95,11 @@ def _macs(found: Comparison) -> str:
     if saved <= 0:
         return " It saved no multiply-adds."
     text = f" It did {numbers.percent(saved)} fewer multiply-adds"
-    return f"{text}, but the work around them cost more time than that saved." if slower(found.train_s_ratio) else f"{text}."
+    return (
+        f"{text}, but the work around them cost more time than that saved."
+        if slower(found.train_s_ratio)
+        else text + "."
+    )
 
 
 def status(arm: Arm) -> str:
