@@ -1,7 +1,7 @@
 # The entry points of people and CI. Needs Python 3.11 or later and, for the native kernels, a C++17 compiler; all else
 # is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check bench clean
+.PHONY: help setup build demo test check style types imports kernels bench clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -20,7 +20,7 @@ help:
 	@echo "make build   compile the native kernels again when they changed"
 	@echo "make demo    train a small network twice, dense and with adaptive deep reuse, and compare"
 	@echo "make test    the tests"
-	@echo "make check   style, types, import rules, and the native kernels under the sanitizers"
+	@echo "make check   style, types, imports, kernels: each a target as well; kernels run under the sanitizers"
 	@echo "make bench   the benchmarks, quick; one: make bench NAME=reuse-layers"
 
 .venv/.torch:
@@ -51,11 +51,20 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 
-check: setup
+check: style types imports kernels
+
+style: setup
 	$(bin)/ruff check
 	$(bin)/ruff format --check
+
+types: setup
 	$(bin)/mypy
+
+imports: setup
 	$(bin)/lint-imports
+
+# The kernels by themselves, watched by AddressSanitizer and UndefinedBehaviorSanitizer.
+kernels: setup
 	PATH="$(CURDIR)/$(bin):$$PATH" cmake -S . -B build/tests -G Ninja -DTHRIFTY_TESTS=ON --log-level=WARNING
 	$(bin)/cmake --build build/tests --target kernel_tests -- --quiet
 	build/tests/kernel_tests

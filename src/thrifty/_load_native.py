@@ -5,8 +5,8 @@ and what would change it, and is None otherwise. Importing this module raises Va
 THRIFTY_ISA names an instruction set that is unknown or that this machine lacks. THRIFTY_NATIVE=0 leaves the kernels
 unused, so that a suspicion against them can be tested.
 
-torch is imported first: its OpenMP runtime is then already in the process and the kernels share it, so that there is one
-thread pool and `torch.set_num_threads` governs both.
+torch is imported first: its OpenMP runtime is then already in the process and the kernels share it, so that there is
+one thread pool and `torch.set_num_threads` governs both.
 """
 
 import importlib

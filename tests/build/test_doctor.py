@@ -33,8 +33,8 @@ def test_sections_and_exit_code() -> None:
     run = doctor()
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    for word in ("Versions", "torch", "Native kernels", "Threads", "OpenMP", "Devices", "Data", "Extras", "tensorboard"):
-        assert word in run.stdout
+    titles = [line for line in run.stdout.splitlines() if line and not line.startswith(" ")]
+    assert titles[:6] == ["Versions", "Native kernels", "Threads", "Devices", "Data", "Extras"]
     if native is not None:
         assert native.isa() in run.stdout
 

@@ -24,13 +24,15 @@ def python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True)
 
 
-@pytest.mark.parametrize("use", ["", "thrifty.apply_, thrifty.remove_, thrifty.Reuse, thrifty.NoEffectWarning"])
+# Not `thrifty.Reuse`: its layers mark what torch.compile must leave alone, and that loads the compiler, as making any
+# torch optimizer does.
+@pytest.mark.parametrize("use", ["", "thrifty.apply_, thrifty.remove_, thrifty.NoEffectWarning"])
 def test_import_is_light_and_quiet(use: str) -> None:
-    runs = [python(PROBE.format(use=use), "-W", "error") for _ in range(3)]
+    runs = [python(PROBE.format(use=use), "-W", "error") for _ in range(2)]
     assert all(run.stderr == "" for run in runs)
     found = [json.loads(run.stdout) for run in runs]
     assert not {name.split(".")[0] for name in found[0]["loaded"]} & set(HEAVY)
-    # The best of three: a busy machine may slow any one of them.
+    # The better of two: a busy machine may slow either.
     assert min(one["seconds"] for one in found) < LIMIT_S
 
 
