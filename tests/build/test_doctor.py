@@ -1,14 +1,15 @@
 """`thrifty doctor` says what is there, what is missing and how to get it."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from thrifty import _load_native
 from thrifty._load_native import native
 from thrifty.cli.diagnosis import diagnose, openmp_runtimes
+from thrifty.cli.doctor import doctor
 
 MAPS = """\
 7f10-7f20 r-xp 00000000 08:01 11 /usr/lib/libc.so.6
@@ -20,17 +21,8 @@ MAPS = """\
 """
 
 
-def doctor(**environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "thrifty", "doctor"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "THRIFTY_ISA": "", **environment},
-    )
-
-
 def test_sections_and_exit_code() -> None:
-    run = doctor()
+    run = subprocess.run([sys.executable, "-m", "thrifty", "doctor"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     titles = [line for line in run.stdout.splitlines() if line and not line.startswith(" ")]
@@ -39,20 +31,15 @@ def test_sections_and_exit_code() -> None:
         assert native.isa() in run.stdout
 
 
-def test_missing_kernels_are_a_warning_that_says_what_to_do() -> None:
-    run = doctor(THRIFTY_NATIVE="0")
-    assert run.returncode == 0
-    assert "warning: native kernels: switched off by THRIFTY_NATIVE=0; unset it" in run.stdout
-    assert "reference path" in run.stdout
-
-
-def test_kernels_that_were_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    import thrifty._load_native as loader
-
-    monkeypatch.setitem(sys.modules, "thrifty._native", None)  # what an absent module looks like to import
-    module, reason = loader._load()
-    assert module is None
-    assert reason is not None and reason.startswith("not built; install a C++17 compiler")
+def test_missing_kernels_are_a_warning_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_load_native, "native", None)
+    monkeypatch.setattr(_load_native, "reason", "not built; install a C++17 compiler")
+    doctor()
+    shown = capsys.readouterr().out
+    assert "warning: native kernels: not built; install a C++17 compiler" in shown
+    assert "reference path" in shown
 
 
 def test_two_openmp_runtimes_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from thrifty import _load_native
 from thrifty._load_native import native, reason
 
 needs_native = pytest.mark.skipif(native is None, reason=f"native kernels: {reason}")
@@ -121,12 +122,12 @@ def test_unusable_instruction_set_is_refused() -> None:
 
 @needs_native
 def test_environment_chooses_the_instruction_set() -> None:
-    code = "from thrifty._load_native import native; print(native.isa())"
+    code = "from thrifty import _native; print(_native.isa())"
     for isa in native.isas():
         assert python(code, THRIFTY_ISA=isa).stdout.strip() == isa
     refused = python(code, THRIFTY_ISA="abacus")
     assert refused.returncode == 1
-    assert "THRIFTY_ISA 'abacus' is not an instruction set usable here" in refused.stderr
+    assert "ValueError: THRIFTY_ISA 'abacus' is not an instruction set usable here" in refused.stderr
 
 
 @needs_native
@@ -157,6 +158,16 @@ def test_one_openmp_runtime_in_the_process() -> None:
     assert python(code).stdout.strip() == "1"
 
 
-def test_kernels_can_be_switched_off() -> None:
-    code = "from thrifty._load_native import native, reason; print(native, reason)"
-    assert python(code, THRIFTY_NATIVE="0").stdout.startswith("None switched off by THRIFTY_NATIVE=0")
+def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THRIFTY_NATIVE", "0")
+    module, why = _load_native._load()
+    assert module is None
+    assert why is not None and why.startswith("switched off by THRIFTY_NATIVE=0")
+
+
+def test_kernels_that_were_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THRIFTY_NATIVE", raising=False)
+    monkeypatch.setitem(sys.modules, "thrifty._native", None)  # what an absent module looks like to import
+    module, why = _load_native._load()
+    assert module is None
+    assert why is not None and why.startswith("not built; install a C++17 compiler")
