@@ -118,9 +118,7 @@ def test_patches_agree_with_the_oracle(name, dtype, problem, length):
         length = min(length, rows.shape[1])
         planes = torch.randn(piece_count(rows.shape[1], length), length, problem["bits"], dtype=dtype)
         clusters = find_clusters(rows, planes, moments_of(rows).mean, rows.shape[0])
-        y = multiply_clusters(
-            centroids_of(rows, clusters, length), clusters, weight.flatten(1), bias, rows_geometry()
-        )
+        y = multiply_clusters(centroids_of(rows, clusters, length), clusters, weight.flatten(1), bias, rows_geometry())
         ours = y.view(x.shape[0], *geometry.output, -1).permute(0, 3, 1, 2)
         agree(ours, oracle_patches(x, weight, bias, clusters.ids, length, **shape_of(problem)), leaves, dtype)
 

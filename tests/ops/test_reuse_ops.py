@@ -31,8 +31,14 @@ def samples():
     yield ops.group_codes, (torch.randint(4, (2, 24), dtype=torch.int32), 12)
     yield ops.cluster_mean, (x, *clusters, 4, 7)
     yield ops.cluster_spread, (torch.randn(count, 4, requires_grad=True), *clusters, 4, 7)
-    yield ops.grouped_mm, (torch.randn(count, 4, requires_grad=True), torch.randn(2, 4, 6, requires_grad=True), clusters.offsets)
-    yield ops.grouped_outer, (torch.randn(count, 4, requires_grad=True), torch.randn(count, 6, requires_grad=True), clusters.offsets)
+    yield (
+        ops.grouped_mm,
+        (torch.randn(count, 4, requires_grad=True), torch.randn(2, 4, 6, requires_grad=True), clusters.offsets),
+    )
+    yield (
+        ops.grouped_outer,
+        (torch.randn(count, 4, requires_grad=True), torch.randn(count, 6, requires_grad=True), clusters.offsets),
+    )
     table = torch.randn(count, 4, 6, requires_grad=True)
     yield ops.gather_add, (table, torch.randn(6, requires_grad=True), *clusters, geometry)
     yield ops.gather_add, (table, None, *clusters, geometry)

@@ -12,6 +12,7 @@ from thrifty.ops._define import Op
 
 
 def reference(x_PC: Tensor) -> Tensor:
+    """(P, C) -> float64 (2, C): sums and sums of squares."""
     wide = x_PC.double()
     return torch.stack([wide.sum(0), wide.square().sum(0)])
 

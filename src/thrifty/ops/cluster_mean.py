@@ -8,7 +8,6 @@ Both take the piece length L and the channels C, of which each reads one, so tha
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from thrifty._load_native import native
@@ -18,6 +17,7 @@ from thrifty.ops.clusters import cut, join, piece_count
 
 
 def reference_mean(x_PC: Tensor, ids_GP: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Rows (P, C) -> centroids (K, L)."""
     counts_K = starts.diff()
     sums_KL = x_PC.new_zeros(counts_K.numel(), length)
     sums_KL.index_add_(0, ids_GP.reshape(-1), cut(x_PC, length).reshape(-1, length))
@@ -25,6 +25,7 @@ def reference_mean(x_PC: Tensor, ids_GP: Tensor, starts: Tensor, length: int) ->
 
 
 def reference_spread(c_KL: Tensor, ids_GP: Tensor, starts: Tensor, channels: int) -> Tensor:
+    """What clusters hold (K, L) -> rows (P, C)."""
     shares_KL = c_KL / starts.diff().unsqueeze(1).to(c_KL.dtype)
     return join(shares_KL[ids_GP.long()], channels).contiguous()
 

@@ -1,15 +1,14 @@
 """gather_add and pull_sums: from the table of shared products to the output, and back. Each is the other's adjoint.
 
-y[n, o] = bias + sum over pieces g and taps r of table[ids[g, pixel that tap r sees from o], r]     (ADR, forward step 5)
-sums[k, r] = sum of y over the outputs that see a member of cluster k through tap r                 (ADR, dYsum)
+y[n, o] = bias + sum over pieces g, taps r of table[ids[g, pixel that tap r sees from o], r]   (ADR, forward step 5)
+sums[k, r] = sum of y over the outputs that see a member of cluster k through tap r            (ADR, dYsum)
 A pixel's piece is the same vector under every tap, so it is hashed once and its products are shared by the taps;
 padding contributes nothing. Cost: P * G * R row additions of M numbers; pull_sums writes each of its rows once.
-Deviation from ADR: the vectors are pieces of pixels, not of im2col rows, which gives the same clusters k*k times cheaper.
+Deviation from ADR: the vectors are pieces of pixels, not of im2col rows: k*k times fewer of them to hash and group.
 """
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from thrifty._load_native import native
@@ -19,6 +18,7 @@ from thrifty.ops.geometry import Geometry
 
 
 def reference_gather(table_KRM: Tensor, bias: Tensor | None, ids_GP: Tensor, geometry: Geometry) -> Tensor:
+    """Table (K, R, M) and ids (G, P) -> outputs (N, OH, OW, M)."""
     height, width = geometry.input
     ids_GNHW = ids_GP.view(ids_GP.shape[0], -1, height, width).long()
     y_NHWM = table_KRM.new_zeros(ids_GNHW.shape[1], *geometry.output, table_KRM.shape[2])
@@ -29,6 +29,7 @@ def reference_gather(table_KRM: Tensor, bias: Tensor | None, ids_GP: Tensor, geo
 
 
 def reference_pull(y_NHWM: Tensor, ids_GP: Tensor, clusters: int, geometry: Geometry) -> Tensor:
+    """Outputs (N, OH, OW, M) and ids (G, P) -> sums (K, R, M)."""
     height, width = geometry.input
     ids_GNHW = ids_GP.view(ids_GP.shape[0], -1, height, width)
     sums_KRM = y_NHWM.new_zeros(clusters, geometry.taps, y_NHWM.shape[3])

@@ -24,12 +24,15 @@ class Geometry:
         reach = [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
         room = (input[0] + top + bottom, input[1] + left + right)
         if room[0] < reach[0] or room[1] < reach[1]:
-            raise ValueError(f"a kernel that reaches {reach[0]}x{reach[1]} pixels is larger than the padded input {room}")
+            raise ValueError(
+                f"a kernel that reaches {reach[0]}x{reach[1]} pixels is larger than the padded input {room}"
+            )
         output = ((room[0] - reach[0]) // stride[0] + 1, (room[1] - reach[1]) // stride[1] + 1)
         return Geometry(input, output, kernel, stride, (top, left), dilation)
 
     @property
     def taps(self) -> int:
+        """Pixels that one output sees."""
         return self.kernel[0] * self.kernel[1]
 
     def flat(self) -> list[int]:
@@ -38,6 +41,7 @@ class Geometry:
 
     @staticmethod
     def unflat(numbers: list[int]) -> "Geometry":
+        """The inverse of `flat`."""
         pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
         return Geometry(*pairs)
 

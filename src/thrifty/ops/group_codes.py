@@ -3,7 +3,7 @@
 Pieces of one group share a cluster iff their codes are equal and they lie in the same scope: `scope` consecutive
 pixels (an image, several images, or the whole batch). Clusters are numbered by group, then scope, then code, and
 members ascend, so the result is the same for every implementation and number of threads.
-Cost: a counting sort, O(G * P) moves and no table of 2^H entries (at H = 20 such a table would be larger than the layer).
+Cost: a counting sort, O(G * P) moves, and no table of 2^H entries (at H = 20 it would be larger than the layer).
 """
 
 import torch
@@ -15,11 +15,12 @@ from thrifty.ops._define import Op
 
 
 def reference(codes_GP: Tensor, scope: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes (G, P) -> the four tensors of `Clusters`."""
     groups, pixels = codes_GP.shape
     scopes_P = torch.arange(pixels, device=codes_GP.device) // scope
     group_G1 = torch.arange(groups, device=codes_GP.device).unsqueeze(1)
     keys_GP = ((group_G1 * (pixels // scope + 1) + scopes_P) << 31) + codes_GP
-    unique, inverse, counts = torch.unique(keys_GP, return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(keys_GP, return_inverse=True, return_counts=True)
     order_GP = torch.argsort(inverse, dim=1, stable=True)
     zero = counts.new_zeros(1)
     last_G = inverse.max(dim=1).values + 1 if pixels else counts.new_zeros(groups)

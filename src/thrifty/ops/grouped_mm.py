@@ -7,6 +7,7 @@ Cost: K * L * N multiply-adds, through torch.mm.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from thrifty.ops._define import Args, Op
 
 def _row_ranges(offsets: Tensor) -> Iterator[tuple[int, slice]]:
     bounds = offsets.tolist()
-    for group, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for group, (first, last) in enumerate(pairwise(bounds)):
         yield group, slice(first, last)
 
 

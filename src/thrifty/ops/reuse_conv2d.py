@@ -6,8 +6,8 @@ Source: Ning, Guan & Shen, Adaptive Deep Reuse (ICDE 2019), forward and backward
     table     = centroids @ weight, for every tap of the kernel
     output    = sum over taps and pieces of the table rows that the clusters name
 
-Written with differentiable ops, so for given clusters every derivative is exact: this is plain autograd through "replace
-every piece by its cluster's mean, then the dense layer" at the cost of the clusters. The choice of clusters itself is
+Written with differentiable ops, so for given clusters every derivative is exact: this is plain autograd through
+"replace every piece by its cluster's mean, then the dense layer", at the cost of the clusters. The choice of clusters itself is
 piecewise constant and carries no derivative.
 
 Deviations from the paper: pieces are cut from pixels rather than from im2col rows, so a piece is hashed once, not once

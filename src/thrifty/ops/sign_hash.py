@@ -18,6 +18,7 @@ MAX_BITS = 30
 
 
 def reference(x_PC: Tensor, planes_GLH: Tensor, thresholds_GH: Tensor) -> Tensor:
+    """Rows (P, C) -> codes (G, P)."""
     pieces_GPL = cut(x_PC, planes_GLH.shape[1])
     bits_GPH = torch.bmm(pieces_GPL, planes_GLH) > thresholds_GH.unsqueeze(1)
     weights_H = 2 ** torch.arange(planes_GLH.shape[2], dtype=torch.int64, device=x_PC.device)

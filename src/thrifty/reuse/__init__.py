@@ -1,7 +1,7 @@
 """Adaptive deep reuse: similar pieces of activations share one product, forward and backward. See README.md here."""
 
+import thrifty.reuse.method  # noqa: F401  (the import registers the method)
 from thrifty.reuse.config import Reuse, Stage
 from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
-import thrifty.reuse.method  # noqa: F401  (the import registers the method)
 
 __all__ = ["Reuse", "ReuseConv2d", "ReuseLinear", "Stage"]

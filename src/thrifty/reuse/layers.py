@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import restore
 from thrifty.ops import _stages
-from thrifty.ops.clusters import Clusters, piece_count
+from thrifty.ops.clusters import Clusters
 from thrifty.ops.geometry import Geometry
 from thrifty.ops.reuse_conv2d import multiply_clusters, patches_of, pixels_of, rows_geometry
 from thrifty.reuse.config import Stage
@@ -25,8 +25,6 @@ class _ReuseLayer(nn.Module):
 
     method: ClassVar[str] = "reuse"
     reuse: ReuseState
-    weight: nn.Parameter
-    bias: nn.Parameter | None
 
     @property
     def counters(self) -> LayerCounters:
@@ -40,23 +38,19 @@ class _ReuseLayer(nn.Module):
     def _usable(self, x: Tensor) -> bool:
         return self.training and x.is_floating_point() and x.numel() > 0
 
-    def _count(self, x: Tensor, rows: int, outputs: int, clusters: Clusters | None) -> None:
-        """Book the multiply-adds of one pass over `rows` rows of `weight.shape[1:].numel()` inputs each."""
-        inputs = self.weight[0].numel()
-        dense = rows * inputs * outputs
+    def _count(self, x: Tensor, weight: Tensor, rows: int, clusters: Clusters | None) -> None:
+        """Book the multiply-adds of one pass: `rows` outputs of `weight` (M, ...), on clusters or dense."""
+        dense = rows * weight.numel()
         passes = 1
         if torch.is_grad_enabled():
-            passes += int(self.weight.requires_grad) + int(x.requires_grad)
+            passes += int(weight.requires_grad) + int(x.requires_grad)
         done = dense * passes
         stage = self.reuse.stage
         if clusters is not None and stage is not None:
-            hashed = clusters.ids.shape[1] * (inputs if self.reuse.patches else self.weight.shape[1]) * stage.bits
-            done = int(clusters.remaining_ratio * self._products(clusters) * passes) + hashed
+            pixels, channels = clusters.ids.shape[1], weight[0].numel() if self.reuse.patches else weight.shape[1]
+            products = clusters.remaining_ratio * pixels * weight.numel()
+            done = int(products * passes) + pixels * channels * stage.bits
         self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * passes)
-
-    def _products(self, clusters: Clusters) -> int:
-        """Multiply-adds of the table if every piece were its own cluster."""
-        return clusters.ids.shape[1] * self.weight.numel()
 
 
 class ReuseConv2d(_ReuseLayer, nn.Conv2d):
@@ -73,7 +67,7 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             return super().forward(input)
         if stage is None:
             output = super().forward(input)
-            self._count(input, output.numel() // output.shape[-3], self.out_channels, None)
+            self._count(input, self.weight, output.numel() // self.out_channels, None)
             return output
         output = self._on_clusters(input, stage)
         return super().forward(input) if output is None else output
@@ -96,7 +90,7 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             if found is None:
                 return None
             y = multiply_clusters(*found, weight, bias, taps)
-        self._count(input, batch.shape[0] * geometry.output[0] * geometry.output[1], self.out_channels, found[1])
+        self._count(input, self.weight, y.numel() // self.out_channels, found[1])
         y = y.view(batch.shape[0], *geometry.output, self.out_channels).permute(0, 3, 1, 2).to(_result_dtype(input))
         if not _channels_last(batch, self.weight):
             y = y.contiguous()
@@ -123,7 +117,7 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
         if not self._usable(input):
             return super().forward(input)
         if stage is None:
-            self._count(input, input.numel() // self.in_features, self.out_features, None)
+            self._count(input, self.weight, input.numel() // self.in_features, None)
             return super().forward(input)
         output = self._on_clusters(input, stage)
         return super().forward(input) if output is None else output
@@ -139,7 +133,7 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
             if found is None:
                 return None
             y = multiply_clusters(*found, weight, bias, rows_geometry())
-        self._count(input, rows.shape[0], self.out_features, found[1])
+        self._count(input, self.weight, rows.shape[0], found[1])
         return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input))
 
 
@@ -156,6 +150,4 @@ def _result_dtype(x: Tensor) -> torch.dtype:
 
 def _channels_last(x: Tensor, weight: Tensor) -> bool:
     """Whether the stock convolution would answer in channels_last."""
-    return any(
-        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight)
-    )
+    return any(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight))
