@@ -42,7 +42,7 @@ def draw_moves(augment: Augment, count: int, *, seed: int, epoch: int, step: int
 
 
 def move(images: Tensor, padding: int, rows: Tensor, columns: Tensor, mirrored: Tensor) -> Tensor:
-    """Crop and mirror images (B, H, W, C) uint8; offsets of `padding` leave an image where it was."""
+    """Crop the padded images (B, H, W, C) uint8, then mirror; offsets of `padding` leave an image where it was."""
     batch, height, width, channels = images.shape
     padded = images.new_zeros((batch, height + 2 * padding, width + 2 * padding, channels))
     padded[:, padding : padding + height, padding : padding + width] = images

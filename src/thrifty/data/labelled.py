@@ -9,7 +9,7 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -64,8 +64,8 @@ def load_labelled_text(
     """Return labelled texts by the name of a set ("imdb-reviews") or from a folder.
 
     The folder holds `train.tsv` and `test.tsv`, or either with `.xz` or `.gz`. Labels are whole numbers from 0.
-    The vocabulary is the `vocab_size` most frequent entries of the training texts, <pad> and <unk> included; texts are
-    cut after `max_length` words, and a text without any word is one <unk>.
+    Texts are cut after `max_length` words, and a text without any word is one <unk>. The vocabulary is the most
+    frequent words of the training texts, `vocab_size` entries with <pad> and <unk>.
 
     Raises:
         UsageError: for a size below 3 or a length below 1, or a name that is neither a set nor a path.
@@ -84,8 +84,8 @@ def load_labelled_text(
     for split, found in (("train", labels), ("test", test_labels)):
         if max(found) >= len(classes):
             raise DataError(f"{place.path}: a {split} label is {max(found)}, but there are {len(classes)} classes")
-    train = _pad(words, labels, number, max_length)
-    test = _pad(test_words, test_labels, number, max_length)
+    train = _pad(words, labels, number)
+    test = _pad(test_words, test_labels, number)
     return LabelledText(place.name, vocab, train, test, classes, place.source())
 
 
@@ -140,11 +140,10 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _pad(texts: Iterable[list[str]], labels: list[int], number: dict[str, int], max_length: int) -> LabelledSplit:
+def _pad(texts: list[list[str]], labels: list[int], number: dict[str, int]) -> LabelledSplit:
     unknown = number[UNKNOWN]
-    rows = [torch.tensor([number.get(word, unknown) for word in text] or [unknown]) for text in texts]
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.zeros(len(rows), min(max_length, int(lengths.max())), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = row
+    flat = [number.get(word, unknown) for text in texts for word in text or [UNKNOWN]]
+    lengths = torch.tensor([max(1, len(text)) for text in texts])
+    tokens = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
+    tokens[torch.arange(tokens.shape[1]) < lengths[:, None]] = torch.tensor(flat)
     return LabelledSplit(tokens, lengths, torch.tensor(labels))
