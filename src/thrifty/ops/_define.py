@@ -1,9 +1,9 @@
 """How an op comes into being: one schema, one implementation, and every transform of torch.
 
 An op is registered under `torch.ops.thrifty` with a fake implementation (compile, export) and, at the autograd key,
-with an `autograd.Function` that knows its backward, its forward-mode rule and its vmap rule. Calling the op object in eager
-mode goes to that Function directly, which is what `torch.func` needs; under `torch.compile` it goes to the registered
-op. A registered op called raw under `torch.func` raises: it never answers with zeros.
+with an `autograd.Function` that knows its backward, its forward-mode rule and its vmap rule. Calling the op object in
+eager mode goes to that Function directly, which is what `torch.func` needs; under `torch.compile` it goes to the
+registered op. A registered op called raw under `torch.func` raises: it never answers with zeros.
 
 Rules are written with op objects, so they can be differentiated again, to any order.
 """

@@ -7,11 +7,11 @@ Source: Ning, Guan & Shen, Adaptive Deep Reuse (ICDE 2019), forward and backward
     output    = sum over taps and pieces of the table rows that the clusters name
 
 Written with differentiable ops, so for given clusters every derivative is exact: this is plain autograd through
-"replace every piece by its cluster's mean, then the dense layer", at the cost of the clusters. The choice of clusters itself is
-piecewise constant and carries no derivative.
+"replace every piece by its cluster's mean, then the dense layer", at the cost of the clusters. The choice of clusters
+itself is piecewise constant and carries no derivative.
 
 Deviations from the paper: pieces are cut from pixels rather than from im2col rows, so a piece is hashed once, not once
-per tap; `patches` cuts the im2col rows where a pixel has too few channels. Layout: channels_last inside.
+per tap; `patches_of` gives the im2col rows for inputs whose pixels have too few channels. Layout: channels_last inside.
 Cost in multiply-adds: P*C*H to hash, then rc times the dense layer, forward and backward alike.
 """
 

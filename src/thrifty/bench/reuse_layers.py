@@ -1,0 +1,130 @@
+"""Convolutions of the papers' networks, dense against reuse, on activations of real images in training.
+
+Dense is torch's own convolution in channels_last (oneDNN on a CPU); reuse is the layer that `thrifty.apply_` makes, all
+of its work counted. Both take the same input and output gradient, in turn. Forward+backward computes the gradients of
+input, weight and bias. `error` is |x - x_q|^2 / variance of the input.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thrifty.bench.activations import ConvCase, Source, capture, load_or_slice
+from thrifty.bench.registry import BenchResult, benchmark
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thrifty.reuse import ReuseConv2d
+
+# cifarnet conv2; alexnet conv2-5; vgg19 conv3_2, conv4_2, conv5_2 (the others of a block have their shapes)
+SOURCES = (
+    Source("cifarnet-bn", "cifar10", 128, (1,)),
+    Source("alexnet-bn", "imagenette-128", 32, (1, 2, 3, 4)),
+    Source("vgg19-bn", "imagenette-128", 16, (5, 9, 13)),
+)
+SETTINGS = ((64, 10), (32, 10), (16, 8), (16, 10), (8, 8), (8, 10))  # (L, H), scope: the batch
+QUICK_SETTINGS = ((32, 10), (16, 8))
+ERROR_LIMIT = 0.2
+
+
+@benchmark("reuse-layers", "convolutions of CifarNet, AlexNet and VGG-19 on real activations, dense against reuse")
+def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchResult:
+    """Time every layer under every setting, forward and forward+backward, against the dense convolution."""
+    rows: list[dict[str, Any]] = []
+    data_names = []
+    for source in SOURCES[:2] if quick else SOURCES:
+        data = load_or_slice(source.data, data_root, images=source.batch * 10)
+        data_names.append(data.source)
+        steps = 5 if quick else 30
+        console.print(f"{source.network} on {data.source}: {steps} steps of {source.batch}, then one batch is taken")
+        for case in capture(source, data, steps):
+            for length, bits in QUICK_SETTINGS if quick else SETTINGS:
+                rows.append(_row(source, case, length, bits, budget_s=1.0 if quick else 4.0))
+    fair = [row["speedup"] for row in rows if row["error"] <= ERROR_LIMIT]
+    summary = {
+        "error_limit": ERROR_LIMIT,
+        "rows_within_limit": len(fair),
+        "min_speedup": min(fair, default=None),
+        "median_speedup": statistics.median(fair) if fair else None,
+    }
+    columns = ("layer", "setting", "remaining_ratio", "error", "dense_s", "dense_gflops", "reuse_s", "speedup",
+               "forward_speedup")  # fmt: skip
+    settings = {"data": sorted(set(data_names)), "quick": quick, "memory_format": "channels_last", "dtype": "float32"}
+    return BenchResult(settings, rows, summary, columns)
+
+
+def _row(source: Source, case: ConvCase, length: int, bits: int, budget_s: float) -> dict[str, Any]:
+    import torch
+
+    from thrifty.bench.timing import calibrate, interleave, median_min_max
+    from thrifty.core.surgery import adopt
+    from thrifty.reuse import ReuseConv2d, Stage
+    from thrifty.reuse.state import ReuseState
+
+    stages = (Stage(min(length, case.layer.in_channels), bits),)
+    layer = adopt(case.layer, ReuseConv2d, reuse=ReuseState(case.name, 0, stages))
+    x = case.input.to(memory_format=torch.channels_last).requires_grad_()
+    arms = {
+        "dense": _both_ways(case.layer, x, case),
+        "reuse": _both_ways(layer, x, case),
+        "dense_forward": _forward(case.layer, x),
+        "reuse_forward": _forward(layer, x),
+    }
+    repeats = calibrate(arms, budget_s, most=30)
+    layer.counters.reset()
+    stages_s = _stages(layer, arms["reuse"])
+    spread = {name: median_min_max(seconds) for name, seconds in interleave(arms, repeats, warmup=0).items()}
+    counters = layer.counters
+    dense_s, reuse_s = spread["dense"].median, spread["reuse"].median
+    flops = 6 * case.gradient.numel() * case.layer.weight[0].numel()
+    return {
+        "layer": f"{source.network} {case.name}",
+        "batch": int(x.shape[0]),
+        "input": list(x.shape[1:]),
+        "outputs": int(case.gradient.shape[1]),
+        "kernel": list(case.layer.kernel_size),
+        "setting": f"L={stages[0].length} H={bits}",
+        "remaining_ratio": counters.remaining_ratio,
+        "error": counters.error,
+        "dense_s": dense_s,
+        "dense_min_s": spread["dense"].min,
+        "dense_max_s": spread["dense"].max,
+        "dense_gflops": flops / dense_s / 1e9,
+        "reuse_s": reuse_s,
+        "reuse_min_s": spread["reuse"].min,
+        "reuse_max_s": spread["reuse"].max,
+        "speedup": dense_s / reuse_s,
+        "dense_forward_s": spread["dense_forward"].median,
+        "reuse_forward_s": spread["reuse_forward"].median,
+        "forward_speedup": spread["dense_forward"].median / spread["reuse_forward"].median,
+        "stages_s": stages_s,
+        "repeats": repeats,
+    }
+
+
+def _both_ways(layer, x, case: ConvCase) -> Callable[[], Any]:  # type: ignore[no-untyped-def]
+    import torch
+
+    leaves = [t for t in (x, layer.weight, layer.bias) if t is not None]
+    return lambda: torch.autograd.grad(layer(x), leaves, case.gradient)
+
+
+def _forward(layer, x) -> Callable[[], Any]:  # type: ignore[no-untyped-def]
+    import torch
+
+    def call() -> Any:
+        with torch.no_grad():
+            return layer(x)
+
+    return call
+
+
+def _stages(layer: ReuseConv2d, call: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
+    """Mean seconds by stage of one forward+backward."""
+    for _ in range(repeats):
+        call()
+    return {stage: seconds / repeats for stage, seconds in layer.counters.stages_s.items()}
