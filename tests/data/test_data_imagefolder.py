@@ -119,6 +119,17 @@ def test_a_zip_entry_with_a_wrong_checksum_is_named(tmp_path):
         load_images(path)
 
 
+def test_entries_that_a_damaged_table_of_contents_hides_are_missed(tmp_path):
+    path = write_zip(tmp_path / "set.zip", folder_entries())
+    content = bytearray(path.read_bytes())
+    # The length of an entry's comment: the entries that follow would be read as part of it.
+    entry = content.rindex(b"test/ant/000.png") - 46
+    content[entry + 32] = len(b"test/ant/000.png") + 46
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set.zip: holds 14 entries where its end says 15"):
+        load_images(path)
+
+
 def test_images_of_any_size_become_alike(tmp_path):
     entries = folder_entries() | {"train/ant/z.png": encoded(1, size=(30, 10)), "test/ant/z.jpg": encoded(2, "JPEG")}
     path = write_zip(tmp_path / "set.zip", entries)

@@ -78,7 +78,7 @@ def read_image_zip(archive: Path) -> RawImages:
     """Return the images of an ImageFolder in a zip.
 
     Raises DataError, naming the archive and the entry, as `read_image_directory` does and when the zip is truncated or
-    damaged. Every entry's own header is compared with the table of contents, so none is lost silently.
+    damaged. Entries are counted and their own headers compared with the table of contents, so none is lost silently.
     """
     try:
         source = zipfile.ZipFile(archive)
@@ -97,6 +97,11 @@ def read_image_zip(archive: Path) -> RawImages:
             raise DataError(f"{name} is damaged: {error}") from error
 
     infos = source.infolist()
+    claimed = _claimed_entries(archive, source.comment)
+    if claimed != len(infos):
+        raise DataError(
+            f"{archive}: holds {len(infos)} entries where its end says {claimed}: it is damaged; get it anew"
+        )
     for info in infos:
         try:
             source.open(info).close()
@@ -123,6 +128,19 @@ def _is_image(path: Path | PurePosixPath, place: Path) -> bool:
     if suffix in _SIDE_SUFFIXES or path.name.startswith("."):
         return False
     raise DataError(f"{place}: {path} is among the images but is no {', '.join(sorted(SUFFIXES))} file: remove it")
+
+
+def _claimed_entries(archive: Path, comment: bytes) -> int:
+    """Return the number of entries that the end record gives, which zipfile does not compare with what it found."""
+    end_bytes, locator_bytes, large_end_bytes = 22, 20, 56
+    with archive.open("rb") as file:
+        file.seek(-end_bytes - len(comment), os.SEEK_END)
+        claimed = int.from_bytes(file.read(end_bytes)[10:12], "little")
+        if claimed < 0xFFFF:
+            return claimed
+        file.seek(-end_bytes - len(comment) - locator_bytes - large_end_bytes, os.SEEK_END)
+        record = file.read(large_end_bytes)
+        return int.from_bytes(record[32:40], "little") if record[:4] == b"PK\x06\x06" else claimed
 
 
 def _depth_of_splits(names: list[PurePosixPath]) -> int:
