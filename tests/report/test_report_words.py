@@ -86,3 +86,14 @@ def test_without_a_baseline_the_arm_speaks_for_itself(make_run_dir: Callable[[st
     assert words.headline(record) == (
         "a network on unnamed data: reuse got 50.0% of the test set right after 3.00 s of training"
     )
+
+
+@pytest.mark.parametrize(("images", "chance"), [(500, True), (20_000, False), (None, False), ("many", False)])
+def test_a_difference_that_few_images_cannot_tell_is_called_chance(
+    make_run_dir: Callable[[str], Path], images: object, chance: bool
+) -> None:
+    record = load(make_run_dir("whole"))
+    record.settings["test_images"] = images
+    found = comparisons(record)[0]
+    assert found.accuracy_delta == pytest.approx(-0.0125, abs=1e-4)
+    assert found.within_chance == chance == ("can be chance" in words.details(found))

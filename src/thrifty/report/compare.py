@@ -6,6 +6,7 @@ training.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from thrifty.report.record import Arm, Record
@@ -21,6 +22,7 @@ class Comparison:
         accuracy_delta: test accuracy of the arm minus that of the baseline, a fraction.
         macs_saved: part of the multiply-adds of a dense training that the arm did not do; negative when it did more.
         to_baseline_s: training seconds until the arm reached the baseline's final test accuracy.
+        test_images: how many images the accuracies are counted on.
     """
 
     arm: Arm
@@ -33,6 +35,7 @@ class Comparison:
     baseline_accuracy: float | None
     macs_saved: float | None
     to_baseline_s: float | None
+    test_images: int | None
 
     @property
     def train_s_ratio(self) -> float | None:
@@ -47,6 +50,26 @@ class Comparison:
         if self.arm_accuracy is None or self.baseline_accuracy is None:
             return None
         return self.arm_accuracy - self.baseline_accuracy
+
+    @property
+    def within_chance(self) -> bool:
+        """Whether test sets of this size could give such a difference to two networks that are equally good."""
+        if self.accuracy_delta is None or self.arm_accuracy is None or self.baseline_accuracy is None:
+            return False
+        margins = [margin(one, self.test_images) for one in (self.arm_accuracy, self.baseline_accuracy)]
+        known = [one for one in margins if one is not None]
+        return len(known) == 2 and abs(self.accuracy_delta) < math.hypot(*known)
+
+
+def margin(accuracy: float, images: int | None) -> float | None:
+    """Half of the 95 % interval of an accuracy counted on so many images, by the normal approximation."""
+    return 1.96 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / images) if images else None
+
+
+def test_images(record: Record) -> int | None:
+    """Images in the test set, where the settings say."""
+    said = record.settings.get("test_images")
+    return said if isinstance(said, int) and not isinstance(said, bool) and 0 < said < 1e12 else None
 
 
 def baseline_of(record: Record) -> Arm | None:
@@ -63,7 +86,7 @@ def comparisons(record: Record) -> list[Comparison]:
     baseline = baseline_of(record)
     if baseline is None:
         return []
-    return [_compare(arm, baseline) for arm in record.arms if arm is not baseline]
+    return [_compare(arm, baseline, test_images(record)) for arm in record.arms if arm is not baseline]
 
 
 def macs_saved(arm: Arm) -> float | None:
@@ -73,7 +96,7 @@ def macs_saved(arm: Arm) -> float | None:
     return 1 - arm.macs / arm.dense_macs
 
 
-def _compare(arm: Arm, baseline: Arm) -> Comparison:
+def _compare(arm: Arm, baseline: Arm, images: int | None) -> Comparison:
     epoch = min(len(arm.epochs), len(baseline.epochs))
     done = arm.status == baseline.status == "finished"
     whole = done and len(arm.epochs) == len(baseline.epochs)
@@ -86,7 +109,7 @@ def _compare(arm: Arm, baseline: Arm) -> Comparison:
         arm_accuracy, baseline_accuracy = (one.test_accuracy if one else None for one in (at_arm, at_baseline))
     return Comparison(
         arm, baseline, epoch, whole, arm_s, baseline_s, arm_accuracy, baseline_accuracy,
-        macs_saved(arm), seconds_to(arm, baseline.test_accuracy),
+        macs_saved(arm), seconds_to(arm, baseline.test_accuracy), images,
     )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def _texts(record: Record) -> dict[str, tuple[str, list[str], str]]:
             "Remaining ratio and stage",
             [
                 "The remaining ratio is the part of the input pieces that is still multiplied after grouping: at 0.05, "
-                "one in twenty. Thin lines are layers, the bold one is their mean. A higher stage groups more finely."
+                "one in twenty. Thin lines are layers, the bold one is their mean. A higher stage groups more "
+                "finely; lines end where an arm went on densely."
             ],
             _ratio_alt(record),
         ),

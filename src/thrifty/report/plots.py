@@ -174,7 +174,8 @@ def _ratios(axes: Axes, arm: Arm, colour: str) -> None:
     means = sorted((step, sum(values) / len(values)) for step, values in by_step.items())
     if means:
         axes.plot(*zip(*means, strict=True), color=colour, linewidth=2.2)
-    axes.set_ylim(0, 1.04)
+    tallest = max((ratio for rows in by_layer.values() for _, ratio in rows), default=1.0)
+    axes.set_ylim(0, 1.04 if tallest > 0.6 or not tallest else 1.2 * tallest)
     axes.margins(x=0.02)
 
 

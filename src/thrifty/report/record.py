@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ _T = TypeVar("_T")
 def _number(value: Any, where: str, problems: list[str]) -> float | None:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    # An integer of hundreds of digits is valid JSON, and no number that a run could mean.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return value
     problems.append(f"{where} is not a number")
     return None

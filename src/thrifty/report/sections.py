@@ -25,7 +25,7 @@ def header(record: Record) -> Html:
         *(el("p", notice, class_="notice") for notice in words.notices(record)),
         _scores(found[0]) if len(found) == 1 else None,
         *(el("p", _lead(one, len(found) == 1), class_="verdict") for one in found),
-        el("p", _caveat(record), class_="small") if found else None,
+        el("p", words.caveat(record), class_="small") if found else None,
     )
 
 
@@ -33,14 +33,6 @@ def _lead(found: Comparison, alone: bool) -> str:
     # The headline has given the verdict on a single arm; of several, the table below gives the figures.
     told = found.train_s_ratio is not None or found.accuracy_delta is not None
     return _unbroken(words.details(found) if alone and told else words.verdict(found, figures=False))
-
-
-def _caveat(record: Record) -> str:
-    seed = f" (seed {record.settings['seed']})" if "seed" in record.settings else ""
-    return (
-        f"One training per arm, all from one seed{seed}: small differences of accuracy can be chance. Seconds are "
-        "those of training; reading data and evaluating are counted apart."
-    )
 
 
 def _scores(found: Comparison) -> Html:
@@ -51,7 +43,7 @@ def _scores(found: Comparison) -> Html:
         against = f"{numbers.seconds(found.arm_train_s)} against {numbers.seconds(found.baseline_train_s)}"
         items.append(("Training time", words.speed(ratio), against, kind))
     if delta is not None:
-        kind = "bad" if delta < -0.0005 else ("good" if delta > 0.0005 else None)
+        kind = None if words.accuracy(delta) == "as accurate" or found.within_chance else ("bad", "good")[delta > 0]
         against = f"{numbers.percent(found.arm_accuracy)} against {numbers.percent(found.baseline_accuracy)}"
         items.append(("Test accuracy", f"{_minus(numbers.points(delta))} points", against, kind))
     if found.macs_saved is not None:
@@ -190,6 +182,8 @@ def _fact(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_fact, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +20,12 @@ def table(record: Record) -> RenderableType:
     found = {one.arm.name: one for one in comparisons(record)}
     baseline = baseline_of(record)
     against = f"against {baseline.name}" if baseline else "against dense"
-    grid = Table(title=Text(_title(record)), title_justify="left", title_style="bold")
-    grid.add_column("arm")
-    for heading in ("test accuracy", "training", Text(against), "MACs saved", "peak memory"):
-        grid.add_column(heading, justify="right")
+    grid = Table(
+        title=Text(_title(record)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    grid.add_column("arm", overflow="fold")
+    for heading in ("test accuracy", "train", Text(against), "MACs saved", "peak memory"):
+        grid.add_column(heading, justify="right", no_wrap=isinstance(heading, Text))
     grid.add_column("status")
     for arm in record.arms:
         grid.add_row(*_row(arm, found.get(arm.name), arm is baseline))
@@ -30,6 +33,7 @@ def table(record: Record) -> RenderableType:
         *(Text(notice, style="yellow") for notice in words.notices(record)),
         grid,
         *(Text(words.verdict(one), style=_style(one)) for one in found.values()),
+        *([Text(words.caveat(record), style="dim")] if found else []),
         *([Text("No arm has been recorded yet.")] if not record.arms else []),
     )
 
@@ -37,8 +41,9 @@ def table(record: Record) -> RenderableType:
 def _row(arm: Arm, found: Comparison | None, is_baseline: bool) -> list[Text]:
     ratio = Text("baseline") if is_baseline else Text(numbers.MISSING)
     if found and found.train_s_ratio:
-        at = "" if found.whole else f" at epoch {found.epoch}"
-        ratio = Text(f"{words.speed(found.train_s_ratio)}{at}", style=_style(found))
+        at = "" if found.whole else f"\nat epoch {found.epoch}"
+        # In a narrow column the sign says what the sentence below spells out.
+        ratio = Text(f"{words.speed(found.train_s_ratio).replace(' times', 'x')}{at}", style=_style(found))
     return [
         Text(arm.name),
         Text(numbers.percent(arm.reached)),

@@ -75,8 +75,14 @@ def details(found: Comparison) -> str:
 
 
 def _consequences(found: Comparison) -> str:
-    text = _reached(found) + _macs(found)
+    text = _chance(found) + _reached(found) + _macs(found)
     return text if found.arm.status == "finished" else f"{text} {found.arm.name} is not finished: {status(found.arm)}."
+
+
+def _chance(found: Comparison) -> str:
+    if not found.within_chance or accuracy(found.accuracy_delta or 0.0) == "as accurate":
+        return ""
+    return f" On {found.test_images} test images that difference of accuracy can be chance."
 
 
 def _reached(found: Comparison) -> str:
@@ -150,3 +156,12 @@ def notices(record: Record) -> list[str]:
         shown = "; ".join(record.problems[:5]) + ("; ..." if len(record.problems) > 5 else "")
         said.append(f"Parts of the record could not be read and are left out: {shown}.")
     return said
+
+
+def caveat(record: Record) -> str:
+    """What one run cannot tell, and what its seconds are."""
+    seed = f" (seed {record.settings['seed']})" if "seed" in record.settings else ""
+    return (
+        f"One training per arm, all from one seed{seed}: another seed or a busier machine gives other figures. Seconds "
+        "are those of training; reading data and evaluating are counted apart."
+    )
