@@ -51,7 +51,7 @@ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void group_codes(const int32_t* codes, int64_t groups, int64_t pixels, int64_t scope, int32_t* ids, int32_t* order,
                  int64_t* starts, int64_t* offsets, int64_t* clusters) {
-    const int64_t scopes = (pixels + scope - 1) / scope;
+    const int64_t scopes = pixels / scope + (pixels % scope != 0);  // scope may be anything from 1 on
     const int64_t longest = smaller(scope, pixels);
     const int64_t tasks = groups * scopes;
 #ifdef _OPENMP
