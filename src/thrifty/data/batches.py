@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,7 @@ class ImageBatches:
             raise UsageError(f"start_step is {start_step}: the epoch has steps 0 to {len(self)}")
         self.start_step = start_step
         self._scale, self._shift = _row_factors(split, mean, std)
+        self._images = split.images.numpy()
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.split), self.batch_size)
@@ -69,24 +71,23 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.split)
+        order = np.arange(count)
         if self.shuffle:
-            order = torch.from_numpy(permutation(self.seed, Purpose.ORDER, count, epoch=self.epoch))
-        else:
-            order = torch.arange(count)
+            order = permutation(self.seed, Purpose.ORDER, count, epoch=self.epoch)
         for step in range(self.start_step, len(self)):
             yield self._batch(step, order[step * self.batch_size : (step + 1) * self.batch_size])
 
-    def _batch(self, step: int, indexes: Tensor) -> tuple[Tensor, Tensor]:
-        images = self.split.images.index_select(0, indexes)
+    def _batch(self, step: int, indexes: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = self._images.take(indexes, axis=0)
         if self.augment is not None:
             moves = draw_moves(self.augment, len(indexes), seed=self.seed, epoch=self.epoch, step=step)
             images = move(images, self.augment.crop_padding, *moves)
-        return normalise(images, self._scale, self._shift), self.split.labels.index_select(0, indexes)
+        return normalise(images, self._scale, self._shift), self.split.labels[torch.from_numpy(indexes)]
 
 
 def _row_factors(
     split: ImageSplit, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return scale and shift of one image row, (W * C,) float32 each."""
     width, channels = split.images.shape[2:]
     mean, std = (torch.as_tensor(values, dtype=torch.float64).cpu() for values in (mean, std))
@@ -97,4 +98,5 @@ def _row_factors(
         )
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
         raise UsageError(f"mean {mean.tolist()} and std {std.tolist()} must be finite, std above 0")
-    return (1 / (255 * std)).float().repeat(width), (-mean / std).float().repeat(width)
+    scale, shift = 1 / (255 * std), -mean / std
+    return scale.float().repeat(width).numpy(), shift.float().repeat(width).numpy()
