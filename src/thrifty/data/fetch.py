@@ -1,6 +1,7 @@
 """Files from their official address, checked against the published MD5 before they get their name."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,21 @@ def fetch(row: NamedSet, folder: Path) -> None:
             )
         # requests, urllib3, sockets, a full disk, a checksum that differs: all end in the same advice.
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+            with suppress(OSError):
+                folder.rmdir()
             raise DataError(
-                f"{row.name} could not be fetched from {remote.address} ({reason}): "
+                f"{row.name} could not be fetched from {remote.address} ({_reason(error)}): "
                 f"put {', '.join(row.files)} into {folder}, or say where they are with THRIFTY_DATA"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    from requests.exceptions import ConnectionError, Timeout
+
+    # The text of these two is a chain of wrapped exceptions that tells a reader no more.
+    if isinstance(error, ConnectionError | Timeout):
+        return "no answer: is there a network?"
+    return " ".join(str(error).split())[:200]
 
 
 class _Download:
