@@ -123,7 +123,9 @@ def test_unknown_name_lists_the_known_ones():
         models.build("vgg18", num_classes=10)
 
 
-@pytest.mark.parametrize("wrong", [{"num_classes": 0}, {"in_channels": 0}, {"image_size": 0}, {"image_size": (3, 4, 5)}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_classes": 0}, {"in_channels": 0}, {"image_size": 0}, {"image_size": (3, 4, 5)}]
+)
 def test_sizes_below_one_are_refused(wrong):
     with pytest.raises(UsageError, match="at least 1"):
         models.build("cifarnet", **{"num_classes": 10, **wrong})

@@ -89,11 +89,11 @@ def train(
     console = Console()
     outcome = thrifty.train.run(config, command=_command(), console=console)
     if outcome.interrupted:
-        console.print(f"go on with: thrifty train --resume --out {outcome.folder}", markup=False, highlight=False)
+        console.print(f"go on with: thrifty train --resume --out {outcome.folder}", markup=False, soft_wrap=True)
         raise typer.Exit(outcome.exit_code)
     page = report.write(outcome.folder)
     console.print(report.table(report.load(outcome.folder)))
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from thrifty.compose.catalog import config_type
@@ -47,7 +47,9 @@ def parse_arms(config: TrainConfig) -> list[Arm]:
             raise UsageError(f"--methods {word}: unknown precision '{amp}'; choose one of {', '.join(AMPS)}")
         methods = [] if names == "dense" else names.split("+")
         used.update(methods)
-        arms.append(Arm(word, tuple(_config(name, settings.get(name, {})) for name in methods), amp or config.amp))
+        arms.append(
+            Arm(word, tuple(_config(name, settings.get(name, {}), config.seed) for name in methods), amp or config.amp)
+        )
     for name in settings:
         if name not in used:
             raise UsageError(f"--set {name}...: no arm uses {name}; --methods is '{config.methods}'")
@@ -57,6 +59,17 @@ def parse_arms(config: TrainConfig) -> list[Arm]:
     if not arms:
         raise UsageError("nothing to train: --baseline is none and --methods names no method")
     return arms
+
+
+def fit_arms(arms: Iterable[Arm], *, steps: int) -> list[Arm]:
+    """Tell methods that plan over the whole training how long it is: in `total_steps`, where they leave it open."""
+
+    def fit(method: MethodConfig) -> MethodConfig:
+        if getattr(method, "total_steps", steps) is None:
+            return replace(method, **{"total_steps": steps})
+        return method
+
+    return [replace(arm, methods=tuple(fit(method) for method in arm.methods)) for arm in arms]
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -87,6 +100,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _config(name: str, data: Mapping[str, Any]) -> MethodConfig:
+def _config(name: str, data: Mapping[str, Any], seed: int) -> MethodConfig:
     kind = config_type(name)
+    if any(field.name == "seed" for field in fields(kind)):
+        data = {"seed": seed, **data}  # the seed of the run, unless the method was given its own
     return kind.from_dict({"_type": kind.__name__, "_version": kind.version, "_data": data})

@@ -31,10 +31,14 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{_LAST}.part"
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     last = folder / _LAST
     if last.exists():
         last.replace(folder / _PREVIOUS)

@@ -1,5 +1,6 @@
 """What the user sees while arms train: bars on a terminal, one line an epoch everywhere."""
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -46,9 +47,11 @@ class Display:
         """Print one line that must not be overlooked."""
         self.say(f"warning: {text}", style="yellow")
 
-    def begin_arm(self, title: str, *, step: int, steps: int) -> None:
+    def begin_arm(self, title: str, notes: Iterable[str], *, step: int, steps: int) -> None:
         """Announce an arm that has done `step` of its `steps`."""
         self.say(title, style="bold")
+        for note in notes:
+            self.say(note)
         self.say("".join(word.rjust(width) for word, width in zip(_HEADINGS, _WIDTHS, strict=True)), style="dim")
         self._progress.reset(self._bar, total=steps, completed=step, loss="-", visible=True)
 

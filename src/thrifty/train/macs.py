@@ -28,7 +28,7 @@ def _lstm(layer: Any, inputs: tuple[Tensor, ...], output: Any) -> int:
 
 
 def _attention(layer: Any, inputs: tuple[Tensor, ...], output: Any) -> int:
-    query, key = inputs[0], inputs[1]
+    query, key = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
     width, places = layer.embed_dim, query.numel() // query.shape[-1]
     keys = key.shape[1 if layer.batch_first else 0] if key.dim() == 3 else key.shape[0]
     return places * width * 4 * width + places * keys * 2 * width
@@ -56,8 +56,9 @@ def count_macs(model: nn.Module, images: Tensor) -> tuple[Tensor, int]:
     total = 0
 
     def hook(count: Callable[..., int]) -> Callable[..., None]:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        def add(layer: nn.Module, positional: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
             nonlocal total
+            inputs = (*positional, *keywords.values())
             trained = any(parameter.requires_grad for parameter in layer.parameters())
             wanted = inputs[0].requires_grad
             total += count(layer, inputs, output) * (1 + trained + wanted)
@@ -65,7 +66,7 @@ def count_macs(model: nn.Module, images: Tensor) -> tuple[Tensor, int]:
         return add
 
     handles = [
-        module.register_forward_hook(hook(count))
+        module.register_forward_hook(hook(count), with_kwargs=True)
         for module in model.modules()
         for kinds, count in _COUNTS
         if isinstance(module, kinds)

@@ -22,8 +22,8 @@ def identity(settings: dict[str, Any], arm: Arm) -> dict[str, Any]:
     return {**same, "arm": arm.to_dict()}
 
 
-def check_same_run(folder: Path, record: dict[str, Any], settings: dict[str, Any], arms: Sequence[Arm]) -> None:
-    """Compare a run's record with the settings and arms that it shall go on with.
+def check_settings(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compare a run's record with the settings that it shall go on with.
 
     Raises:
         CheckpointError: naming the first setting that differs, and what to do.
@@ -36,6 +36,10 @@ def check_same_run(folder: Path, record: dict[str, Any], settings: dict[str, Any
                 f"{folder} holds a run with {name} {_short(recorded.get(key))}, not {_short(value)}: "
                 "resume it as it was begun, or name another --out"
             )
+
+
+def check_arms(folder: Path, record: dict[str, Any], arms: Sequence[Arm]) -> None:
+    """Compare the arms and their methods' configs; raises CheckpointError when they differ."""
     wanted = [(arm.name, arm.to_dict()["methods"]) for arm in arms]
     found = [(arm.get("name"), arm.get("methods")) for arm in record["arms"]]
     if wanted != found:

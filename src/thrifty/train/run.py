@@ -13,11 +13,11 @@ from rich.console import Console
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError, ThriftyError
 from thrifty.train import events, folder, record
-from thrifty.train.arms import Arm, parse_arms
+from thrifty.train.arms import Arm, fit_arms, parse_arms
 from thrifty.train.config import TrainConfig
 from thrifty.train.display import Display
 from thrifty.train.interrupt import Interrupted, InterruptWatch
-from thrifty.train.resume import check_same_run, identity, settings_of
+from thrifty.train.resume import check_arms, check_settings, identity, settings_of
 from thrifty.train.training import ArmTraining
 from thrifty.train.trial import Plan, make_plan
 
@@ -67,16 +67,18 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
     earlier = None
     if config.resume:
         earlier = folder.read_record(out)
-        check_same_run(out, earlier, settings, arms)
+        check_settings(out, earlier, settings)
     else:
         folder.check_new(out, overwrite=config.overwrite)
     if config.tensorboard:
         events.check_installed()
     with torch.random.fork_rng(devices=[]), _threads(config.threads):
-        plan = make_plan(config)
+        plan = make_plan(config, arms)
         settings = {**settings, **plan.facts()}
+        arms = fit_arms(arms, steps=plan.steps)
         if earlier is not None:
-            check_same_run(out, earlier, settings, arms)
+            check_settings(out, earlier, settings)
+            check_arms(out, earlier, arms)
         with folder.locked(out):
             if config.overwrite:
                 folder.clear(out)

@@ -98,10 +98,9 @@ class Session:
 
 def build_model(config: TrainConfig, data: ImageData) -> nn.Module:
     """Build the network of `config` for the images and classes of `data`, from the seed of the run."""
-    _, height, width, channels = data.train.images.shape
     seed_generators(config.seed, "weights")
     model = thrifty.models.build(
-        config.model, num_classes=len(data.classes), in_channels=channels, image_size=(height, width)
+        config.model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.image_size
     )
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -139,15 +139,17 @@ class ArmTraining:
     def _announce(self) -> None:
         session, tally = self._session, self._session.tally
         parameters = sum(parameter.numel() for parameter in session.model.parameters())
+        notes = []
+        if session.applied is not None:
+            changed = [layer.name for layer in session.applied.layers if layer.action != "dense"]
+            notes.append(f"changed layers: {', '.join(changed) or 'none'}")
+        if tally.step:
+            notes.append(f"going on after step {tally.step} of {self._plan.steps}")
+        for notice in session.notices:
+            self._display.warn(notice)
         self._display.begin_arm(
             f"{self._arm.name}: {parameters:,} parameters, {self._plan.macs_per_sample / 1e6:,.1f} M MACs an image",
+            notes,
             step=tally.step,
             steps=self._plan.steps,
         )
-        if tally.step:
-            self._display.say(f"going on after step {tally.step} of {self._plan.steps}")
-        for notice in session.notices:
-            self._display.warn(notice)
-        if session.applied is not None:
-            changed = [layer for layer in session.applied.layers if layer.action != "dense"]
-            self._display.say(f"changed layers: {', '.join(layer.name for layer in changed) or 'none'}")

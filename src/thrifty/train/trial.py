@@ -1,12 +1,16 @@
 """The run that is about to begin: its data and its network, tried on two images before anything is written."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from thrifty.core.errors import ModelError, ThriftyError, UsageError
+from thrifty.compose import NoEffectWarning, apply_, remove_
+from thrifty.core.errors import ModelError, ThriftyError
 from thrifty.core.seeds import derive_seed
-from thrifty.data import Augment, ImageBatches, ImageData, load_images
+from thrifty.data import ImageBatches, ImageData, load_images
+from thrifty.train.arms import Arm
 from thrifty.train.config import TrainConfig
 from thrifty.train.macs import count_macs
 from thrifty.train.session import build_model
@@ -57,12 +61,13 @@ class Plan:
         }
 
 
-def make_plan(config: TrainConfig) -> Plan:
-    """Load the data of `config` (resolved), build its network once and run it on two images.
+def make_plan(config: TrainConfig, arms: Sequence[Arm]) -> Plan:
+    """Load the data of `config` (resolved), run its network on two images and apply the methods of `arms` to it.
 
     Raises:
         UsageError, DataError: the data set is unknown, missing or damaged.
-        UsageError, ModelError: the network is unknown, does not fit the images, or fails on them.
+        UsageError, ModelError: the network is unknown, does not fit the images, or fails on them; methods that
+            cannot be applied to it.
     """
     data = load_images(
         config.data,
@@ -72,13 +77,11 @@ def make_plan(config: TrainConfig) -> Plan:
         image_size=config.image_size,
         seed=config.seed,
     )
-    if not len(data.test.labels):
-        raise UsageError(f"{config.data} has no test images to measure accuracy on")
     per_epoch = len(_train_batches(config, data, 0, 0))
     steps = config.epochs * per_epoch
     if config.limit_steps is not None:
         steps = min(steps, config.limit_steps)
-    return Plan(config, data, per_epoch, steps, _try_model(config, data))
+    return Plan(config, data, per_epoch, steps, _try_model(config, data, arms))
 
 
 def _train_batches(config: TrainConfig, data: ImageData, epoch: int, start_step: int) -> ImageBatches:
@@ -87,7 +90,7 @@ def _train_batches(config: TrainConfig, data: ImageData, epoch: int, start_step:
         config.batch_size,
         mean=data.mean,
         std=data.std,
-        augment=Augment() if config.augment else None,
+        augment=data.augment if config.augment else None,
         shuffle=True,
         seed=derive_seed(config.seed, "train", "batches"),
         epoch=epoch,
@@ -97,7 +100,7 @@ def _train_batches(config: TrainConfig, data: ImageData, epoch: int, start_step:
     )
 
 
-def _try_model(config: TrainConfig, data: ImageData) -> int:
+def _try_model(config: TrainConfig, data: ImageData, arms: Sequence[Arm]) -> int:
     with torch.random.fork_rng(devices=[]):
         model = build_model(config, data)
         images, _ = next(iter(_train_batches(config, data, 0, 0)))
@@ -119,4 +122,10 @@ def _try_model(config: TrainConfig, data: ImageData) -> int:
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"{config.model} has no trainable parameter")
+    for arm in arms:
+        if arm.methods:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffectWarning)  # told when the arm begins
+                apply_(model, arm.methods)
+            remove_(model)
     return macs
