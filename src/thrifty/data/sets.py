@@ -176,7 +176,7 @@ _ROWS = (
         TEXT,
         "Brown corpus, 929,728 training words, 49,368 types",
         (Place("brown", "Brown corpus", ("*train.txt", "*valid.txt", "*test.txt")),),
-        ("train.txt", "valid.txt", "test.txt"),
+        ("train.txt", "valid.txt", "test.txt (a sentence a line)"),
         "https://www.nltk.org/nltk_data/",
     ),
     NamedSet(
@@ -184,7 +184,7 @@ _ROWS = (
         LABELLED,
         "IMDB film reviews, 25,000 + 25,000 texts, 2 classes",
         (Place("imdb-reviews", "IMDB reviews", ("train.tsv*", "test.tsv*")),),
-        ("train.tsv.xz", "test.tsv.xz"),
+        ("train.tsv.xz", "test.tsv.xz (a line: label, rating, id, text)"),
         "https://ai.stanford.edu/~amaas/data/sentiment/",
         classes=("negative", "positive"),
     ),
