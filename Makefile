@@ -46,7 +46,6 @@ build: setup
 
 demo: setup
 	$(bin)/thrifty train --model cifarnet --data fashion-mnist-slice --methods reuse --epochs 5 --out runs/demo
-	@echo "report: runs/demo/report.html"
 
 test: setup
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)

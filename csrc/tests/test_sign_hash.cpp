@@ -76,6 +76,19 @@ THRIFTY_TEST(sign_hash_gives_no_bit_at_the_threshold) {
     for (int64_t i = 0; i < codes.size(); ++i) CHECK_EQUAL(codes[i], 0);
 }
 
+// Rows handled together and the rows left over must not round apart: thresholds at the projections themselves, where the
+// slightest difference flips a bit.
+THRIFTY_TEST(sign_hash_gives_equal_pieces_equal_codes) {
+    const Problem p{29, 21, 21, 30};
+    check::Array<float> piece = check::normal(p.channels, 7), x(p.rows * p.channels), thresholds(p.bits, 0.0f);
+    check::Array<float> planes = check::normal(p.length * p.bits, 8);
+    for (int64_t i = 0; i < x.size(); ++i) x[i] = piece[i % p.channels];
+    for (int64_t b = 0; b < p.bits; ++b)
+        for (int64_t c = 0; c < p.channels; ++c) thresholds[b] += piece[c] * planes[c * p.bits + b];
+    check::Array<int32_t> codes = run(p, x, planes, thresholds);
+    for (int64_t r = 1; r < p.rows; ++r) CHECK_EQUAL(codes[r], codes[0]);
+}
+
 THRIFTY_TEST(sign_hash_does_not_depend_on_threads) {
     const Problem p{1001, 19, 8, 20};
     check::Array<float> x = check::normal(p.rows * p.channels, 4);
