@@ -1,4 +1,8 @@
-"""The slow, obvious meaning of deep reuse: replace every piece by its cluster's mean, then run the dense layer."""
+"""The slow, obvious meaning of deep reuse: replace every piece by its cluster's mean, then run the dense layer.
+
+Zeros are put around an image beforehand: oneDNN's convolution, as of torch 2.13, sometimes crashes on channels_last
+inputs when it has outputs that see nothing but its own padding.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +19,29 @@ def quantise(x_PC: Tensor, ids_GP: Tensor, length: int) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-def conv2d(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, ids_GP: Tensor, length: int, **shape) -> Tensor:
+def conv2d(
+    x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, ids_GP: Tensor, length: int, *, padding=0, **shape
+) -> Tensor:
     n, c, h, w = x_NCHW.shape
     rows = quantise(x_NCHW.permute(0, 2, 3, 1).reshape(-1, c), ids_GP, length)
-    return F.conv2d(rows.view(n, h, w, c).permute(0, 3, 1, 2), weight, bias, **shape)
+    image = framed(rows.view(n, h, w, c).permute(0, 3, 1, 2), padding)
+    return F.conv2d(image, weight, bias, **shape)
 
 
-def conv2d_patches(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, ids_GP: Tensor, length: int, **shape) -> Tensor:
-    columns = F.unfold(x_NCHW, weight.shape[2:], **shape)
+def conv2d_patches(
+    x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, ids_GP: Tensor, length: int, *, padding=0, **shape
+) -> Tensor:
+    image = framed(x_NCHW, padding)
+    columns = F.unfold(image, weight.shape[2:], **shape)
     rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])
     y = F.linear(quantise(rows, ids_GP, length), weight.flatten(1), bias)
-    like = F.conv2d(x_NCHW, weight, bias, **shape)
+    like = F.conv2d(image, weight, bias, **shape)
     return y.view(like.shape[0], *like.shape[2:], like.shape[1]).permute(0, 3, 1, 2)
+
+
+def framed(x_NCHW: Tensor, padding: int | tuple[int, int] | tuple[int, int, int, int]) -> Tensor:
+    """Zeros around: as many everywhere, (height, width), or (left, right, top, bottom)."""
+    if isinstance(padding, int):
+        padding = (padding, padding)
+    sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
+    return F.pad(x_NCHW, sides)

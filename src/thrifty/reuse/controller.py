@@ -42,7 +42,8 @@ class Plateau:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over such a state; raises CheckpointError when it is of another kind or config."""
-        if set(state) != set(self.state_dict()) or not 0 <= state["stage"] <= len(self.config.stages):
+        fits = set(state) == set(self.state_dict()) and state["stage"] in range(len(self.config.stages) + 1)
+        if not fits:
             raise CheckpointError("the reuse controller's state does not fit its settings; start the run anew")
         for name, value in state.items():
             setattr(self, name, value)
@@ -51,7 +52,7 @@ class Plateau:
     def _stalled(self, step: int, loss: float) -> str | None:
         keep = 1.0 - 1.0 / self.config.smoothing_steps
         self.smoothed = loss if self.smoothed is None else keep * self.smoothed + (1.0 - keep) * loss
-        if self.best is None or self.smoothed < self.best * (1.0 - self.config.min_decrease):
+        if self.best is None or self.smoothed < self.best - self.config.min_decrease * abs(self.best):
             self.best, self.best_step = self.smoothed, step
         waited = step - self.best_step
         return f"smoothed loss stopped falling for {waited} steps" if waited >= self.config.patience else None

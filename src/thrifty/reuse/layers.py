@@ -1,8 +1,9 @@
 """ReuseConv2d and ReuseLinear: stock layers that share products among similar pieces of their input in training.
 
-In eval mode, in the dense stage, and on inputs they cannot use (empty, not floating point) they run the stock forward,
-bit for bit. float16 and bfloat16 inputs, and autocast, are computed in float32 and returned in the dtype that the
-stock layer would return. Under torch.compile the layer runs eagerly between compiled parts.
+In eval mode, in the dense stage, and on inputs they cannot use (empty, not floating point, of a shape or dtype that
+does not fit) they run the stock forward, bit for bit, with the stock layer's errors. float16 and bfloat16 inputs, and
+autocast, are computed in float32 and returned in the dtype that the stock layer would return. Under torch.compile the
+layer runs eagerly between compiled parts.
 """
 
 from typing import Any, ClassVar
@@ -35,9 +36,17 @@ class _ReuseLayer(nn.Module):
         """The last step's stage, remaining ratio and error, once."""
         return self.reuse.take_row()
 
-    def _usable(self, x: Tensor) -> bool:
-        return self.training and x.is_floating_point() and x.numel() > 0
+    def _usable(self, x: Tensor, weight: Tensor) -> bool:
+        if not self.training or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
+            return False
+        return x.dtype == weight.dtype or _autocasts(x, weight)
 
+    def _fits(self, x: Tensor) -> bool:
+        """Whether the stock layer takes this shape."""
+        raise NotImplementedError
+
+    # Counters are plain Python: a compiler that looked into them would compile again at every step.
+    @torch.compiler.disable
     def _count(self, x: Tensor, weight: Tensor, rows: int, clusters: Clusters | None) -> None:
         """Book the multiply-adds of one pass: `rows` outputs of `weight` (M, ...), on clusters or dense."""
         dense = rows * weight.numel()
@@ -63,14 +72,16 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Conv2d.forward`: (N, C, H, W) or (C, H, W) to (N, M, OH, OW) or (M, OH, OW)."""
         stage = self.reuse.stage
-        if not self._usable(input):
+        if not self._usable(input, self.weight):
             return super().forward(input)
-        if stage is None:
+        output = None if stage is None else self._on_clusters(input, stage)
+        if output is None:
             output = super().forward(input)
             self._count(input, self.weight, output.numel() // self.out_channels, None)
-            return output
-        output = self._on_clusters(input, stage)
-        return super().forward(input) if output is None else output
+        return output
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() in (3, 4) and x.shape[-3] == self.in_channels
 
     @torch.compiler.disable
     def _on_clusters(self, input: Tensor, stage: Stage) -> Tensor | None:
@@ -91,17 +102,25 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
                 return None
             y = multiply_clusters(*found, weight, bias, taps)
         self._count(input, self.weight, y.numel() // self.out_channels, found[1])
-        y = y.view(batch.shape[0], *geometry.output, self.out_channels).permute(0, 3, 1, 2).to(_result_dtype(input))
+        y = y.view(batch.shape[0], *geometry.output, self.out_channels).permute(0, 3, 1, 2)
+        y = y.to(_result_dtype(input, self.weight))
         if not _channels_last(batch, self.weight):
             y = y.contiguous()
         return y if input.dim() == 4 else y.squeeze(0)
 
     def _geometry(self, batch: Tensor) -> Geometry:
-        left, right, top, bottom = (
-            self._reversed_padding_repeated_twice if self.padding_mode == "zeros" else (0, 0, 0, 0)
-        )
         size = (batch.shape[2], batch.shape[3])
-        return Geometry.of(size, self.kernel_size, self.stride, (top, bottom, left, right), self.dilation)  # type: ignore[arg-type]
+        return Geometry.of(size, self.kernel_size, self.stride, self._zeros_around(), self.dilation)  # type: ignore[arg-type]
+
+    def _zeros_around(self) -> tuple[int, int, int, int]:
+        """Zeros that are added at (top, bottom, left, right), from what the stock forward reads."""
+        if self.padding_mode != "zeros" or self.padding == "valid":
+            return 0, 0, 0, 0
+        if isinstance(self.padding, str):
+            height, width = (self.dilation[i] * (self.kernel_size[i] - 1) for i in range(2))
+            return height // 2, height - height // 2, width // 2, width - width // 2
+        height, width = self.padding
+        return height, height, width, width
 
 
 class ReuseLinear(_ReuseLayer, nn.Linear):
@@ -114,13 +133,16 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear.forward`: (..., C) to (..., M)."""
         stage = self.reuse.stage
-        if not self._usable(input):
+        if not self._usable(input, self.weight):
             return super().forward(input)
-        if stage is None:
+        output = None if stage is None else self._on_clusters(input, stage)
+        if output is None:
             self._count(input, self.weight, input.numel() // self.in_features, None)
             return super().forward(input)
-        output = self._on_clusters(input, stage)
-        return super().forward(input) if output is None else output
+        return output
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() > 0 and x.shape[-1] == self.in_features
 
     @torch.compiler.disable
     def _on_clusters(self, input: Tensor, stage: Stage) -> Tensor | None:
@@ -134,7 +156,7 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
                 return None
             y = multiply_clusters(*found, weight, bias, rows_geometry())
         self._count(input, self.weight, rows.shape[0], found[1])
-        return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input))
+        return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input, self.weight))
 
 
 def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -143,9 +165,13 @@ def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _result_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+def _autocasts(x: Tensor, weight: Tensor) -> bool:
+    """Whether autocast is on and takes these; it leaves double precision alone."""
+    return torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype)
+
+
+def _result_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype(x.device.type) if _autocasts(x, weight) else x.dtype
 
 
 def _channels_last(x: Tensor, weight: Tensor) -> bool:

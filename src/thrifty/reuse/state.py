@@ -67,7 +67,7 @@ class ReuseState:
         if not torch.isfinite(torch.tensor(moments.square)):
             self._warn_not_finite()
             return None
-        scope = stage.scope * image_rows or x_PC.shape[0]
+        scope = min(stage.scope * image_rows, x_PC.shape[0]) or x_PC.shape[0]
         clusters = find_clusters(x_PC, self.planes(x_PC, stage), moments.mean, scope)
         centroids = centroids_of(x_PC, clusters, length)
         self._observe(centroids, clusters, moments)
