@@ -16,7 +16,7 @@ def thrifty(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
         [sys.executable, "-m", "thrifty", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "THRIFTY_DEBUG": "", "THRIFTY_ISA": "", **environment},
+        env={**os.environ, "THRIFTY_DEBUG": "", "THRIFTY_ISA": "", "THRIFTY_NATIVE": "", **environment},
     )
 
 
