@@ -61,7 +61,8 @@ def capture(source: Source, data: ImageData, steps: int, seed: int = 0) -> list[
     height, width, channels = data.train.images.shape[1:]
     model = build(
         source.network, num_classes=len(data.classes), in_channels=channels, image_size=(int(height), int(width))
-    ).to(memory_format=torch.channels_last)
+    )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     convolutions = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     chosen = [convolutions[i] for i in source.layers]
