@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 from thrifty.core.counters import STAGES, LayerCounters
 from thrifty.core.errors import CheckpointError
 
-passes = st.fixed_dictionaries({
-    "steps": st.integers(0, 3),
-    "macs": st.integers(0, 10**12),
-    "dense_macs": st.integers(0, 10**12),
-    "remaining_ratio": st.none() | st.floats(0, 1),
-    "error": st.none() | st.floats(0, 1),
-    "stages_s": st.none() | st.dictionaries(st.sampled_from(STAGES), st.floats(0, 1)),
-})
+passes = st.fixed_dictionaries(
+    {
+        "steps": st.integers(0, 3),
+        "macs": st.integers(0, 10**12),
+        "dense_macs": st.integers(0, 10**12),
+        "remaining_ratio": st.none() | st.floats(0, 1),
+        "error": st.none() | st.floats(0, 1),
+        "stages_s": st.none() | st.dictionaries(st.sampled_from(STAGES), st.floats(0, 1)),
+    }
+)
 
 
 @given(st.lists(passes))

@@ -63,11 +63,13 @@ class Applied:
         """
         value = _number(loss)
         step = self.steps + 1
-        self._trace.add([
-            {"step": step, "layer": name, **row}
-            for name, layer in self._changed.items()
-            if (row := layer.trace_row()) is not None
-        ])
+        self._trace.add(
+            [
+                {"step": step, "layer": name, **row}
+                for name, layer in self._changed.items()
+                if (row := layer.trace_row()) is not None
+            ]
+        )
         moves = [event for controller in self._controllers.values() for event in controller.step(step, value)]
         self.steps = step
         self.events.extend(moves)
