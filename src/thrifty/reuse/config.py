@@ -25,7 +25,11 @@ class Stage:
     scope: int = 0
 
     def validate(self, where: str) -> None:
-        """Raise UsageError naming `where` when a number is out of range."""
+        """Raise UsageError naming `where` when a number is not whole or out of range."""
+        for name in ("length", "bits", "scope"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise UsageError(f"{where}.{name} must be a whole number, got {value!r}")
         if self.length < 1:
             raise UsageError(f"{where}.length must be at least 1 channel, got {self.length}")
         if not 1 <= self.bits <= MAX_BITS:
@@ -69,9 +73,13 @@ class Reuse(MethodConfig):
 
     def validate(self) -> None:
         """Check every field; see `MethodConfig.validate`."""
+        if not isinstance(self.stages, tuple):
+            raise UsageError(f"Reuse.stages must be a tuple of Stage(length, bits), got {self.stages!r}")
         if not self.stages:
             raise UsageError("Reuse.stages is empty: give at least one Stage(length, bits)")
         for i, stage in enumerate(self.stages):
+            if not isinstance(stage, Stage):
+                raise UsageError(f"Reuse.stages[{i}] is {stage!r}: expected Stage(length, bits)")
             stage.validate(f"Reuse.stages[{i}]")
         if self.pieces not in PIECES:
             raise UsageError(f"Reuse.pieces is {self.pieces!r}: choose one of {', '.join(PIECES)}")

@@ -3,11 +3,12 @@
 import warnings
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from thrifty.core.counters import LayerCounters
-from thrifty.core.seeds import generator
+from thrifty.core.seeds import derive_seed
 from thrifty.ops import _stages
 from thrifty.ops.clusters import Clusters, piece_count
 from thrifty.ops.reuse_conv2d import Moments, centroids_of, find_clusters, moments_of, quantisation_error
@@ -28,7 +29,9 @@ class ReuseState:
         self.name, self.seed, self.stages, self.patches = name, seed, stages, patches
         self.counters = LayerCounters()
         self.seconds = _stages.StageSeconds()
-        self._planes: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        # Arrays of numpy: the first call may be under a transform of torch.func, which would forbid torch to draw and
+        # take hold of every tensor made meanwhile.
+        self._planes: dict[tuple[int, int, torch.dtype], numpy.ndarray] = {}
         self._row: dict[str, Any] | None = None
         self._warned = False
         self.stage_index = 0
@@ -40,8 +43,8 @@ class ReuseState:
 
     def settle_counters(self) -> LayerCounters:
         """The counters, with the seconds that the ops reported since."""
-        self.counters.add(stages_s=self.seconds)
-        self.seconds.clear()
+        # One by one, as other threads may be adding.
+        self.counters.add(stages_s={stage: self.seconds.pop(stage) for stage in list(self.seconds)})
         return self.counters
 
     def take_row(self) -> dict[str, Any] | None:
@@ -51,13 +54,14 @@ class ReuseState:
 
     def planes(self, x_PC: Tensor, stage: Stage) -> Tensor:
         """Zero-mean hyperplanes (G, L, H), the same for every piece position, as in the papers; made from the seed."""
-        key = (stage.length, stage.bits, x_PC.device, x_PC.dtype)
+        key = (stage.length, stage.bits, x_PC.dtype)
         if key not in self._planes:
-            source = generator(self.seed, "reuse", self.name, stage.length, stage.bits)
-            drawn = torch.randn(stage.length, stage.bits, generator=source, dtype=torch.float64)
-            self._planes[key] = drawn.to(x_PC.device, x_PC.dtype)
+            source = numpy.random.default_rng(derive_seed(self.seed, "reuse", self.name, stage.length, stage.bits))
+            drawn = source.standard_normal((stage.length, stage.bits))
+            self._planes[key] = drawn if x_PC.dtype == torch.float64 else drawn.astype(numpy.float32)
+        planes_LH = torch.from_numpy(self._planes[key]).to(x_PC.device)
         groups = piece_count(x_PC.shape[1], stage.length)
-        return self._planes[key].expand(groups, -1, -1)
+        return planes_LH.expand(groups, -1, -1)
 
     def quantise(self, x_PC: Tensor, stage: Stage, image_rows: int) -> tuple[Tensor, Clusters] | None:
         """Rows (P, C) -> centroids and clusters, counted; None where a value is not finite (warned of once)."""
