@@ -31,6 +31,9 @@ void require_size(const A& array, const char* name, std::size_t axis, std::size_
                                 meaning + ")");
 }
 
+// Pixels, and clusters of all groups together, are numbered by int32.
+constexpr int64_t kMostPieces = 0x7fffffff;
+
 void channel_moments(Array<const float, 2> x, Array<double, 1> sum, Array<double, 1> sumsq) {
     require_size(sum, "sum", 0, x.shape(1), "channels");
     require_size(sumsq, "sumsq", 0, x.shape(1), "channels");
@@ -39,14 +42,55 @@ void channel_moments(Array<const float, 2> x, Array<double, 1> sum, Array<double
     kernel(x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), sum.data(), sumsq.data());
 }
 
-// The twelve numbers of thrifty.ops.geometry, checked so that a kernel can trust them.
+// The twelve numbers of thrifty.ops.geometry, checked so that a kernel can trust them: no sum of products of two overflows.
 thrifty::Geometry geometry_of(const std::vector<int64_t>& n) {
     if (n.size() != 12) throw std::invalid_argument("geometry: expected 12 numbers, got " + std::to_string(n.size()));
     for (std::size_t i = 0; i < n.size(); ++i) {
         const bool padding = i == 8 || i == 9;
-        if (n[i] < (padding ? 0 : 1)) throw std::invalid_argument("geometry: number " + std::to_string(i) + " is too small");
+        if (n[i] < (padding ? 0 : 1) || n[i] > kMostPieces)
+            throw std::invalid_argument("geometry: number " + std::to_string(i) + " is out of range: expected " +
+                                        (padding ? "0" : "1") + " to 2^31 - 1, got " + std::to_string(n[i]));
+    }
+    for (std::size_t i = 0; i < 6; i += 2) {
+        if (n[i] * n[i + 1] > kMostPieces)
+            throw std::invalid_argument("geometry: " + std::to_string(n[i]) + " times " + std::to_string(n[i + 1]) +
+                                        " is out of range: expected at most 2^31 - 1");
     }
     return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11]};
+}
+
+// Requires as many pixels, along axis 1, as so many images of this geometry have.
+template <typename A>
+void require_images(const A& array, const char* name, const thrifty::Geometry& geometry, std::size_t images) {
+    const std::size_t pixels = static_cast<std::size_t>(geometry.in_h * geometry.in_w);
+    if (array.shape(1) % pixels != 0 || array.shape(1) / pixels != images)
+        throw std::invalid_argument(std::string(name) + ": axis 1 has size " + std::to_string(array.shape(1)) +
+                                    ", expected " + std::to_string(images) + " images of " + std::to_string(pixels) +
+                                    " pixels");
+}
+
+// Requires 0 <= value < below for all, else ValueError: a kernel would read, or write, elsewhere. One pass over what the
+// kernel is about to read with much more beside it.
+template <typename A>
+void require_below(const A& array, const char* name, int64_t below, const char* meaning) {
+    const int32_t* values = array.data();
+    const uint32_t limit = static_cast<uint32_t>(below < kMostPieces ? below : kMostPieces);
+    uint32_t wrong = 0;
+    for (std::size_t i = 0; i < array.size(); ++i) wrong |= static_cast<uint32_t>(values[i]) >= limit;
+    if (wrong)
+        throw std::invalid_argument(std::string(name) + ": holds values out of range: expected 0 to " +
+                                    std::to_string(below) + " - 1 (" + meaning + ")");
+}
+
+// Requires values that begin at zero, rise by at least `least` each, and end at `last`.
+template <typename A>
+void require_steps(const A& array, const char* name, int64_t least, int64_t last, const char* meaning) {
+    const int64_t* values = array.data();
+    bool wrong = values[0] != 0 || values[array.size() - 1] != last;
+    for (std::size_t i = 1; i < array.size(); ++i) wrong |= values[i - 1] > last || values[i] < values[i - 1] + least;
+    if (wrong)
+        throw std::invalid_argument(std::string(name) + ": expected values that rise from 0 to " +
+                                    std::to_string(last) + " (" + meaning + ")");
 }
 
 // ceil(channels / length): the pieces that a pixel is cut into.
@@ -64,6 +108,9 @@ void cluster_mean(Array<const float, 2> x, Array<const int32_t, 2> order, Array<
     require_size(order, "order", 1, x.shape(0), "pixels");
     require_size(offsets, "offsets", 0, groups + 1, "groups + 1");
     require_size(starts, "starts", 0, centroids.shape(0) + 1, "clusters + 1");
+    require_below(order, "order", signed_size(x.shape(0)), "pixels");
+    require_steps(starts, "starts", 1, signed_size(order.size()), "pieces");
+    require_steps(offsets, "offsets", 0, signed_size(centroids.shape(0)), "clusters");
     const auto kernel = thrifty::kernels().cluster_mean;
     nb::gil_scoped_release nogil;
     kernel(x.data(), signed_size(x.shape(1)), order.data(), starts.data(), offsets.data(), signed_size(groups),
@@ -75,6 +122,7 @@ void cluster_spread(Array<const float, 2> c, Array<const int32_t, 2> ids, Array<
     require_size(ids, "ids", 0, pieces(x.shape(1), c.shape(1)), "groups");
     require_size(ids, "ids", 1, x.shape(0), "pixels");
     require_size(starts, "starts", 0, c.shape(0) + 1, "clusters + 1");
+    require_below(ids, "ids", signed_size(c.shape(0)), "clusters");
     const auto kernel = thrifty::kernels().cluster_spread;
     nb::gil_scoped_release nogil;
     kernel(c.data(), ids.data(), starts.data(), signed_size(c.shape(0)), signed_size(ids.shape(0)),
@@ -89,7 +137,8 @@ void gather_add(Array<const float, 3> table, Array<const float, 1> bias, Array<c
     require_size(bias, "bias", 0, y.shape(3), "outputs");
     require_size(y, "y", 1, static_cast<std::size_t>(geometry.out_h), "output height");
     require_size(y, "y", 2, static_cast<std::size_t>(geometry.out_w), "output width");
-    require_size(ids, "ids", 1, y.shape(0) * static_cast<std::size_t>(geometry.in_h * geometry.in_w), "pixels");
+    require_images(ids, "ids", geometry, y.shape(0));
+    require_below(ids, "ids", signed_size(table.shape(0)), "clusters");
     const auto kernel = thrifty::kernels().gather_add;
     nb::gil_scoped_release nogil;
     kernel(table.data(), bias.data(), ids.data(), &geometry, signed_size(y.shape(0)), signed_size(ids.shape(0)),
@@ -103,7 +152,9 @@ int64_t group_codes(Array<const int32_t, 2> codes, int64_t scope, Array<int32_t,
         require_size(ids, "ids", axis, codes.shape(axis), "as codes");
         require_size(order, "order", axis, codes.shape(axis), "as codes");
     }
-    require_size(starts, "starts", 0, codes.shape(0) * codes.shape(1) + 1, "pieces + 1");
+    if (signed_size(codes.size()) > kMostPieces)
+        throw std::invalid_argument("codes: more than 2^31 - 1 pieces; use smaller batches");
+    require_size(starts, "starts", 0, codes.size() + 1, "pieces + 1");
     require_size(offsets, "offsets", 0, codes.shape(0) + 1, "groups + 1");
     const auto kernel = thrifty::kernels().group_codes;
     int64_t clusters = 0;
@@ -121,7 +172,9 @@ void pull_sums(Array<const float, 4> y, Array<const int32_t, 2> order, Array<con
     require_size(starts, "starts", 0, sums.shape(0) + 1, "clusters + 1");
     require_size(y, "y", 1, static_cast<std::size_t>(geometry.out_h), "output height");
     require_size(y, "y", 2, static_cast<std::size_t>(geometry.out_w), "output width");
-    require_size(order, "order", 1, y.shape(0) * static_cast<std::size_t>(geometry.in_h * geometry.in_w), "pixels");
+    require_images(order, "order", geometry, y.shape(0));
+    require_below(order, "order", signed_size(order.shape(1)), "pixels");
+    require_steps(starts, "starts", 1, signed_size(order.size()), "pieces");
     const auto kernel = thrifty::kernels().pull_sums;
     nb::gil_scoped_release nogil;
     kernel(y.data(), order.data(), starts.data(), signed_size(sums.shape(0)), &geometry, signed_size(y.shape(3)),

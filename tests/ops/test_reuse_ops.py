@@ -66,6 +66,13 @@ def test_native_grouping_is_the_reference_exactly(groups, pixels, kinds, scope, 
         assert torch.equal(a, b)
 
 
+@needs_native
+def test_codes_are_grouped_whatever_their_strides():
+    codes = torch.randint(5, (40, 3), dtype=torch.int32).t()
+    for a, b in zip(group_codes.group_codes(codes, 9), group_codes.group_codes(codes.contiguous(), 9), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("name", ["reference", "auto"])
 def test_grouping_keeps_codes_scopes_and_groups_apart(name):
     codes = torch.randint(6, (3, 50), dtype=torch.int32)
@@ -172,6 +179,7 @@ def test_a_raw_op_under_torch_func_raises_instead_of_answering_zero():
         (lambda c: sign_hash.sign_hash(torch.randn(5, 4), torch.randn(1, 4, 31), torch.zeros(1, 31)), "hash bits"),
         (lambda c: group_codes.group_codes(torch.zeros(2, 3, dtype=torch.int32), 0), "at least one pixel"),
         (lambda c: group_codes.group_codes(torch.zeros(2, 3), 1), "must be int32"),
+        (lambda c: group_codes.group_codes(torch.zeros(1, 1).int().expand(2, 2**30), 1), "numbered by int32"),
         (lambda c: cluster_mean.cluster_mean(torch.randn(9, 7), *c, 4, 7), "do not fit"),
         (lambda c: grouped_mm.grouped_mm(torch.randn(4, 3), torch.randn(2, 4, 5), c.offsets), "do not belong"),
         (lambda c: gather_add.gather_add(torch.randn(1, 1, 5), None, *c, [1] * 8 + [0, 0, 1, 1]), "does not fit"),

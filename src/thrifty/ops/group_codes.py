@@ -37,13 +37,16 @@ def _run(codes_GP: Tensor, scope: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError(f"group_codes: codes must be int32 (G, P), got {codes_GP.dtype} {tuple(codes_GP.shape)}")
     if scope < 1:
         raise ValueError(f"group_codes: scope must be at least one pixel, got {scope}")
+    if codes_GP.numel() > torch.iinfo(torch.int32).max:
+        raise ValueError(f"group_codes: {codes_GP.numel()} pieces cannot be numbered by int32; use smaller batches")
     if codes_GP.device.type != "cpu" or not use_native():
         return reference(codes_GP, scope)
+    codes_GP = codes_GP.contiguous()
     groups, pixels = codes_GP.shape
     ids, order = torch.empty_like(codes_GP), torch.empty_like(codes_GP)
     starts = torch.empty(groups * pixels + 1, dtype=torch.int64)
     offsets = torch.empty(groups + 1, dtype=torch.int64)
-    clusters = native.group_codes(codes_GP.contiguous(), scope, ids, order, starts, offsets)
+    clusters = native.group_codes(codes_GP, scope, ids, order, starts, offsets)
     return ids, order, starts[: clusters + 1].clone(), offsets
 
 

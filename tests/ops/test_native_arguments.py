@@ -1,0 +1,309 @@
+"""Every native function with every argument wrong in every way: TypeError or ValueError, and nothing written.
+
+A function that is added to the module and not to the table below fails the last test.
+"""
+
+import pytest
+import torch
+
+from thrifty._load_native import native, reason
+from thrifty.ops.geometry import Geometry
+
+pytestmark = pytest.mark.skipif(native is None, reason=f"native kernels: {reason}")
+
+PIXELS, CHANNELS, LENGTH, GROUPS, BITS, CLUSTERS, TAPS, OUTPUTS = 24, 7, 4, 2, 3, 5, 4, 6
+GEOMETRY = Geometry.of((3, 4), (2, 2), (1, 1), (1, 1, 0, 0), (1, 1)).flat()  # two images of 3x4, outputs of 4x3
+IMAGES, HEIGHT, WIDTH = 2, 4, 3
+
+
+def floats(*shape):
+    return torch.full(shape, 0.5)
+
+
+def int32s(*shape):
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def int64s(*shape):
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def doubles(*shape):
+    return torch.full(shape, -1.0, dtype=torch.float64)
+
+
+def clusters():
+    """Clusters that belong together, two of group 0 and three of group 1: ids, order, starts, offsets."""
+    codes = torch.arange(GROUPS * PIXELS, dtype=torch.int32).view(GROUPS, PIXELS) % 12
+    ids = torch.stack([(codes[0] >= 7).int(), 2 + codes[1] // 4])
+    order = ids.argsort(dim=1, stable=True).int()
+    counts = torch.bincount(ids.flatten(), minlength=CLUSTERS)
+    return ids, order, torch.cat([int64s(1), counts.cumsum(0)]), torch.tensor([0, 2, 5])
+
+
+def ids():
+    return clusters()[0]
+
+
+def order():
+    return clusters()[1]
+
+
+def starts():
+    return clusters()[2]
+
+
+def offsets():
+    return clusters()[3]
+
+
+# function -> makers of its arguments in order, and the positions of what it writes
+TABLE = {
+    "channel_moments": (
+        [lambda: floats(PIXELS, CHANNELS), lambda: doubles(CHANNELS), lambda: doubles(CHANNELS)],
+        (1, 2),
+    ),
+    "cluster_mean": (
+        [lambda: floats(PIXELS, CHANNELS), order, starts, offsets, lambda: floats(CLUSTERS, LENGTH)],
+        (4,),
+    ),
+    "cluster_spread": ([lambda: floats(CLUSTERS, LENGTH), ids, starts, lambda: floats(PIXELS, CHANNELS)], (3,)),
+    "gather_add": (
+        [
+            lambda: floats(CLUSTERS, TAPS, OUTPUTS), lambda: floats(OUTPUTS), ids, lambda: list(GEOMETRY),
+            lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS),
+        ],
+        (4,),
+    ),
+    "group_codes": (
+        [
+            lambda: int32s(GROUPS, PIXELS), lambda: 12, lambda: int32s(GROUPS, PIXELS), lambda: int32s(GROUPS, PIXELS),
+            lambda: int64s(GROUPS * PIXELS + 1), lambda: int64s(GROUPS + 1),
+        ],
+        (2, 3, 4, 5),
+    ),
+    "nearest_centroid": (
+        [
+            lambda: floats(PIXELS, CHANNELS), lambda: floats(GROUPS, CLUSTERS, LENGTH), lambda: int32s(GROUPS, PIXELS),
+        ],
+        (2,),
+    ),
+    "pull_sums": (
+        [
+            lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS), order, starts, lambda: list(GEOMETRY),
+            lambda: floats(CLUSTERS, TAPS, OUTPUTS),
+        ],
+        (4,),
+    ),
+    "sign_hash": (
+        [
+            lambda: floats(PIXELS, CHANNELS), lambda: floats(GROUPS, LENGTH, BITS), lambda: floats(GROUPS, BITS),
+            lambda: int32s(GROUPS, PIXELS),
+        ],
+        (3,),
+    ),
+}  # fmt: skip
+
+
+def other_dtype(t):
+    return t.to(torch.float64 if t.dtype != torch.float64 else torch.float32)
+
+
+def neighbour_dtype(t):
+    """The one that a careless conversion would take."""
+    return t.to(
+        {torch.int32: torch.int64, torch.int64: torch.int32, torch.float32: torch.bfloat16}.get(t.dtype, torch.half)
+    )
+
+
+def strided(t):
+    return torch.stack([t, t], -1)[..., 0]
+
+
+def transposed(t):
+    return t.transpose(0, 1).contiguous().transpose(0, 1) if t.dim() > 1 else strided(t)
+
+
+def on_meta(t):
+    return t.to("meta")
+
+
+WRONG_TYPES = {
+    "dtype": other_dtype, "neighbour": neighbour_dtype, "strided": strided, "transposed": transposed, "meta": on_meta,
+    "rank above": lambda t: t.unsqueeze(0), "rank below": lambda t: t.reshape(-1) if t.dim() > 1 else t[0],
+    "list": lambda t: t.tolist(), "none": lambda t: None, "number": lambda t: 3,
+}  # fmt: skip
+TENSORS = [
+    (name, position)
+    for name, (makers, _) in TABLE.items()
+    for position, make in enumerate(makers)
+    if isinstance(make(), torch.Tensor)
+]
+
+
+def refused(name, position, wrong, error):
+    """Call with one argument made wrong; nothing that the function writes may change."""
+    makers, outputs = TABLE[name]
+    arguments = [make() for make in makers]
+    arguments[position] = wrong(arguments[position])
+    written = [arguments[i] for i in outputs if isinstance(arguments[i], torch.Tensor) and not arguments[i].is_meta]
+    before = [t.clone() for t in written]
+    with pytest.raises(error) as caught:
+        getattr(native, name)(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(written, before, strict=True))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_right_arguments_are_taken(name):
+    makers, outputs = TABLE[name]
+    arguments = [make() for make in makers]
+    for i in outputs:
+        arguments[i].fill_(-77)
+    getattr(native, name)(*arguments)
+    assert all((arguments[i].flatten()[0] != -77).all() for i in outputs)
+
+
+@pytest.mark.parametrize("wrong", WRONG_TYPES)
+@pytest.mark.parametrize("name, position", TENSORS)
+def test_another_type_or_layout_is_refused_rather_than_converted(name, position, wrong):
+    refused(name, position, WRONG_TYPES[wrong], TypeError)
+
+
+@pytest.mark.parametrize("name, position", [(n, p) for n, p in TENSORS if p in TABLE[n][1]])
+def test_an_output_that_is_read_only_is_refused(name, position):
+    def read_only(t):
+        array = t.numpy()
+        array.setflags(write=False)
+        return array
+
+    refused(name, position, read_only, TypeError)
+
+
+FREE = {  # (position, axis): the sizes that others are held to, or that only the contents must fit
+    "channel_moments": {(0, 0)},
+    "cluster_mean": {(0, 1), (4, 1)},
+    "cluster_spread": {(0, 1), (3, 1)},
+    "gather_add": {(0, 0), (2, 0)},
+    "nearest_centroid": {(0, 1), (1, 1), (1, 2)},
+    "sign_hash": {(0, 1), (1, 1)},
+}
+
+
+def sizes():
+    """Every axis of every array that is not free."""
+    for name, position in TENSORS:
+        for axis in range(TABLE[name][0][position]().dim()):
+            if (position, axis) not in FREE.get(name, set()):
+                yield name, position, axis
+
+
+@pytest.mark.parametrize("by", [1, -1])
+@pytest.mark.parametrize("name, position, axis", list(sizes()))
+def test_a_size_that_does_not_fit_is_refused(name, position, axis, by):
+    def resized(t):
+        shape = list(t.shape)
+        shape[axis] += by
+        return t.new_zeros(shape)
+
+    assert "expected" in refused(name, position, resized, ValueError)
+
+
+def entry(index, value):
+    def change(t):
+        t = t.clone()
+        t.view(-1)[index] = value
+        return t
+
+    return change
+
+
+NUMBERS = [
+    ("cluster_mean", 1, PIXELS, "order"), ("cluster_spread", 1, CLUSTERS, "ids"), ("gather_add", 2, CLUSTERS, "ids"),
+    ("pull_sums", 1, PIXELS, "order"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, position, below, what", NUMBERS)
+@pytest.mark.parametrize("index", [0, 17, -1])
+@pytest.mark.parametrize("value", ["below", -1, 2**31 - 1, -(2**31)])
+def test_numbers_beyond_the_arrays_are_refused(name, position, below, what, index, value):
+    value = below if value == "below" else value
+    message = refused(name, position, entry(index, value), ValueError)
+    assert f"{what}: holds values out of range: expected 0 to {below} - 1" in message
+
+
+@pytest.mark.parametrize(
+    "name, position, what",
+    [("cluster_mean", 2, "starts"), ("cluster_mean", 3, "offsets"), ("pull_sums", 2, "starts")],
+)
+@pytest.mark.parametrize("index, value", [(0, 1), (0, -1), (1, 2**62), (1, -(2**63)), (-1, 2**62), (-1, 1), (-2, -1)])
+def test_ranges_that_do_not_follow_each_other_are_refused(name, position, what, index, value):
+    assert f"{what}: expected values that rise from 0" in refused(name, position, entry(index, value), ValueError)
+
+
+@pytest.mark.parametrize("name", ["cluster_mean", "cluster_spread", "nearest_centroid", "sign_hash"])
+def test_pieces_of_no_channels_are_refused(name):
+    position, axis = {
+        "cluster_mean": (4, 1),
+        "cluster_spread": (0, 1),
+        "nearest_centroid": (1, 2),
+        "sign_hash": (1, 1),
+    }[name]
+
+    def without_length(t):
+        return t.new_zeros([0 if i == axis else size for i, size in enumerate(t.shape)])
+
+    assert "at least one channel" in refused(name, position, without_length, ValueError)
+
+
+def test_a_codebook_needs_an_entry():
+    refused("nearest_centroid", 1, lambda t: t[:, :0].contiguous(), ValueError)
+
+
+@pytest.mark.parametrize("bits", [0, 31, 64])
+def test_too_few_and_too_many_bits(bits):
+    makers, _ = TABLE["sign_hash"]
+    x, _, _, codes = (make() for make in makers)
+    with pytest.raises(ValueError, match="expected 1 to 30 bits"):
+        native.sign_hash(x, floats(GROUPS, LENGTH, bits), floats(GROUPS, bits), codes)
+    assert (codes == 0).all()
+
+
+@pytest.mark.parametrize("scope", [0, -1, -(2**63)])
+def test_scope_must_be_positive(scope):
+    assert "at least one pixel" in refused("group_codes", 1, lambda _: scope, ValueError)
+
+
+@pytest.mark.parametrize("scope", [2**63, 1.5, None, "12"])
+def test_scope_must_be_a_whole_number(scope):
+    refused("group_codes", 1, lambda _: scope, TypeError)
+
+
+GEOMETRIES = {
+    "too short": GEOMETRY[:-1],
+    "too long": [*GEOMETRY, 1],
+    "empty": [],
+    **{f"zero at {i}": [*GEOMETRY[:i], 0, *GEOMETRY[i + 1 :]] for i in (0, 1, 2, 3, 4, 5, 6, 7, 10, 11)},
+    **{f"negative at {i}": [*GEOMETRY[:i], -1, *GEOMETRY[i + 1 :]] for i in range(12)},
+    **{f"huge at {i}": [*GEOMETRY[:i], 2**62, *GEOMETRY[i + 1 :]] for i in range(12)},
+    "pixels that overflow": [2**16, 2**16, *GEOMETRY[2:]],
+    "taps that overflow": [*GEOMETRY[:4], 2**31 - 1, 2**31 - 1, *GEOMETRY[6:]],
+}
+
+
+@pytest.mark.parametrize("wrong", GEOMETRIES)
+@pytest.mark.parametrize("name", ["gather_add", "pull_sums"])
+def test_a_geometry_that_makes_no_sense_is_refused(name, wrong):
+    refused(name, 3, lambda _: GEOMETRIES[wrong], ValueError)
+
+
+@pytest.mark.parametrize("wrong", [None, "12", [1.5] * 12, [2**63] * 12, 7])
+@pytest.mark.parametrize("name", ["gather_add", "pull_sums"])
+def test_a_geometry_of_another_type_is_refused(name, wrong):
+    refused(name, 3, lambda _: wrong, TypeError)
+
+
+def test_every_function_is_in_the_table():
+    plain = {"isa", "isas", "set_isa", "max_threads"}
+    assert set(TABLE) == {name for name in dir(native) if not name.startswith("_")} - plain
