@@ -15,9 +15,9 @@ Thrifty = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ImageFolder of 8 x 8 grey images in 3 classes that differ in which rows are bright; 60 train, 18 test."""
-    root = tmp_path_factory.mktemp("tiny-images")
+    root = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 6)):
         for label in range(3):
@@ -49,13 +49,13 @@ def thrifty() -> Thrifty:
 
 
 @pytest.fixture
-def config(tiny_images: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+def config(image_folder: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """`config("name", **settings)`: three epochs of 7 steps, a checkpoint every second one, written below tmp_path."""
 
     def make(name: str, **settings: Any) -> TrainConfig:
         small = {
             "model": "tiny_nets:net",
-            "data": str(tiny_images),
+            "data": str(image_folder),
             "out": str(tmp_path / name),
             "epochs": 3,
             "batch_size": 8,

@@ -77,8 +77,8 @@ def test_a_run_that_cannot_begin_writes_nothing(config, settings, error, message
     assert not Path(asked.out).exists()
 
 
-def test_damaged_image_is_told_by_name(config, tiny_images, tmp_path):
-    damaged = shutil.copytree(tiny_images, tmp_path / "damaged")
+def test_damaged_image_is_told_by_name(config, image_folder, tmp_path):
+    damaged = shutil.copytree(image_folder, tmp_path / "damaged")
     image = next((damaged / "train" / "class1").iterdir())
     image.write_bytes(image.read_bytes()[:20])
     with pytest.raises(DataError, match=image.name):
@@ -131,20 +131,29 @@ def test_two_processes_do_not_train_into_one_folder(config, tmp_path):
         (("--learning-rate", "nan"), 2, "--learning-rate must be a finite number"),
     ],
 )
-def test_command_line_says_one_line_and_leaves_with_the_code(thrifty, tiny_images, tmp_path, words, code, message):
+def test_command_line_says_one_line_and_leaves_with_the_code(thrifty, image_folder, tmp_path, words, code, message):
     out = tmp_path / "run"
-    done = thrifty("train", "--data", str(tiny_images), "--out", str(out), "--methods", "none", *words)
+    done = thrifty("train", "--data", str(image_folder), "--out", str(out), "--methods", "none", *words)
     assert done.returncode == code
     assert message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not out.exists()
 
 
-def test_command_line_trains_and_shows_the_table_and_the_report(thrifty, tiny_images, tmp_path):
+def test_command_line_trains_and_shows_the_table_and_the_report(thrifty, image_folder, tmp_path):
     out = tmp_path / "run"
     small = ("--batch-size", "8", "--epochs", "1", "--set", 'reuse.stages=[{"length":8,"bits":4}]')
     done = thrifty(
-        "train", "--model", "tiny_nets:net", "--data", str(tiny_images), "--out", str(out), "--methods", "reuse", *small
+        "train",
+        "--model",
+        "tiny_nets:net",
+        "--data",
+        str(image_folder),
+        "--out",
+        str(out),
+        "--methods",
+        "reuse",
+        *small,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -153,7 +162,7 @@ def test_command_line_trains_and_shows_the_table_and_the_report(thrifty, tiny_im
     assert (out / "report.html").is_file()
 
 
-def test_command_line_tells_of_a_stopped_arm_by_its_code(thrifty, tiny_images, tmp_path):
+def test_command_line_tells_of_a_stopped_arm_by_its_code(thrifty, image_folder, tmp_path):
     words = ("--model", "tiny_nets:turns_bad", "--methods", "none", "--batch-size", "8", "--out", str(tmp_path / "run"))
-    done = thrifty("train", "--data", str(tiny_images), *words)
+    done = thrifty("train", "--data", str(image_folder), *words)
     assert done.returncode == 1 and "the loss of step 7 is nan" in done.stdout

@@ -200,8 +200,8 @@ def test_other_settings_are_another_run(broken, changed, message):
     assert snapshot(broken) == before
 
 
-def test_other_images_are_another_run(broken, tiny_images, tmp_path):
-    fewer = shutil.copytree(tiny_images, tmp_path / "elsewhere" / tiny_images.name)
+def test_other_images_are_another_run(broken, image_folder, tmp_path):
+    fewer = shutil.copytree(image_folder, tmp_path / "elsewhere" / image_folder.name)
     next(fewer.glob("train/class1/*.png")).unlink()
     asked = Path(broken.out) / "result.json"
     content = json.loads(asked.read_text())

@@ -167,6 +167,14 @@ def test_method_that_changes_nothing_is_told(config, capsys):
     assert "warning: reuse changed nothing" in capsys.readouterr().out
 
 
+def test_real_images_in_a_zip(config, shared_data):
+    asked = config("run", data="cifar10", data_root=str(shared_data), limit_train=64, limit_test=40, epochs=1)
+    outcome = run(asked)
+    assert outcome.exit_code == 0
+    found = outcome.record["settings"]
+    assert "JPEG q75" in found["source"] and found["train_images"] == 64 and found["image_shape"] == [32, 32, 3]
+
+
 def test_tensorboard_events(config):
     pytest.importorskip("tensorboard")
     asked = config("run", epochs=2, tensorboard=True)
