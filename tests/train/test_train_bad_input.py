@@ -125,10 +125,8 @@ def test_two_processes_do_not_train_into_one_folder(config, tmp_path):
     ("words", "code", "message"),
     [
         (("--batch-size", "0"), 2, "--batch-size must be a whole number"),
-        (("--model", "vgg18"), 2, "unknown model 'vgg18'"),
         (("--model", "alexnet"), 1, "at least 63 x 63 px"),
         (("--epochs", "many"), 2, "--epochs"),
-        (("--learning-rate", "nan"), 2, "--learning-rate must be a finite number"),
     ],
 )
 def test_command_line_says_one_line_and_leaves_with_the_code(thrifty, image_folder, tmp_path, words, code, message):

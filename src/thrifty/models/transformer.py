@@ -49,7 +49,7 @@ class TransformerClassifier(nn.Module):
         in_channels: int = 3,
         image_size: tuple[int, int] = (32, 32),
         vocabulary: int | None = None,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if vocabulary is None:
@@ -82,7 +82,7 @@ def transformer(
     in_channels: int,
     image_size: tuple[int, int],
     vocabulary: int | None = None,
-    dropout: float = 0.1,
+    dropout: float = 0.0,
 ) -> TransformerClassifier:
     """Build the classifier for image patches, or for up to 512 token ids when `vocabulary` is given."""
     return TransformerClassifier(

@@ -4,8 +4,8 @@ REFERENCE_BATCH = 128
 
 # Peaks that started smoothly in short runs on small images; a smooth start was preferred to the fastest one.
 _LEARNING_RATES = {
-    "cifarnet": {"sgd": 0.05, "adamw": 1e-3},
-    "cifarnet-bn": {"sgd": 0.1, "adamw": 2e-3},
+    "cifarnet": {"sgd": 0.02, "adamw": 1e-3},
+    "cifarnet-bn": {"sgd": 0.05, "adamw": 2e-3},
     "alexnet": {"sgd": 0.02, "adamw": 3e-4},
     "alexnet-bn": {"sgd": 0.05, "adamw": 1e-3},
     "vgg19": {"sgd": 0.02, "adamw": 1e-4},

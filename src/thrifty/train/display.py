@@ -47,18 +47,18 @@ class Display:
         """Print one line that must not be overlooked."""
         self.say(f"warning: {text}", style="yellow")
 
-    def begin_arm(self, title: str, notes: Iterable[str], *, step: int, steps: int) -> None:
-        """Announce an arm that has done `step` of its `steps`."""
+    def begin_arm(self, arm: str, title: str, notes: Iterable[str], *, step: int, steps: int) -> None:
+        """Announce `arm` with `title`, an arm that has done `step` of its `steps`."""
         self.say(title, style="bold")
         for note in notes:
             self.say(note)
         self.say("".join(word.rjust(width) for word, width in zip(_HEADINGS, _WIDTHS, strict=True)), style="dim")
-        self._progress.reset(self._bar, total=steps, completed=step, loss="-", visible=True)
+        self._progress.reset(self._bar, description=arm, total=steps, completed=step, loss="-", visible=True)
 
-    def step(self, arm: str, step: int, loss: float) -> None:
+    def step(self, step: int, loss: float) -> None:
         """Move the bar."""
         if not self._progress.disable:
-            self._progress.update(self._bar, completed=step, description=arm, loss=f"{loss:.3f}")
+            self._progress.update(self._bar, completed=step, loss=f"{loss:.3f}")
 
     def epoch(self, arm: str, row: dict[str, Any], epochs: int) -> None:
         """Print the row of an epoch; the seconds are cumulative."""

@@ -117,7 +117,7 @@ class ArmTraining:
 
     def _after_step(self) -> None:
         tally = self._session.tally
-        self._display.step(self._arm.name, tally.step, tally.losses[-1])
+        self._display.step(tally.step, tally.losses[-1])
         self._events.step(tally.step, tally.losses[-1], tally.learning_rate)
         stop = self._watch.requested
         if stop or self._rhythm.due(tally.step):
@@ -148,6 +148,7 @@ class ArmTraining:
         for notice in session.notices:
             self._display.warn(notice)
         self._display.begin_arm(
+            self._arm.name,
             f"{self._arm.name}: {parameters:,} parameters, {self._plan.macs_per_sample / 1e6:,.1f} M MACs an image",
             notes,
             step=tally.step,
