@@ -164,6 +164,18 @@ int64_t group_codes(Array<const int32_t, 2> codes, int64_t scope, Array<int32_t,
     return clusters;
 }
 
+void nearest_centroid(Array<const float, 2> x, Array<const float, 3> codebook, Array<int32_t, 2> codes) {
+    const std::size_t groups = pieces(x.shape(1), codebook.shape(2));
+    if (codebook.shape(1) == 0) throw std::invalid_argument("codebook: expected at least one entry");
+    require_size(codebook, "codebook", 0, groups, "groups");
+    require_size(codes, "codes", 0, groups, "groups");
+    require_size(codes, "codes", 1, x.shape(0), "pixels");
+    const auto kernel = thrifty::kernels().nearest_centroid;
+    nb::gil_scoped_release nogil;
+    kernel(x.data(), signed_size(x.shape(0)), signed_size(x.shape(1)), codebook.data(), signed_size(groups),
+           signed_size(codebook.shape(1)), signed_size(codebook.shape(2)), codes.data());
+}
+
 void pull_sums(Array<const float, 4> y, Array<const int32_t, 2> order, Array<const int64_t, 1> starts,
                const std::vector<int64_t>& numbers, Array<float, 3> sums) {
     const thrifty::Geometry geometry = geometry_of(numbers);
@@ -220,6 +232,8 @@ NB_MODULE(_native, m) {
     m.def("group_codes", &group_codes, "codes"_a.noconvert(), "scope"_a, "ids"_a.noconvert(), "order"_a.noconvert(),
           "starts"_a.noconvert(), "offsets"_a.noconvert(),
           "Clusters codes (groups, pixels) within scopes of so many pixels; returns the number of clusters.");
+    m.def("nearest_centroid", &nearest_centroid, "x"_a.noconvert(), "codebook"_a.noconvert(), "codes"_a.noconvert(),
+          "Writes the nearest entry of codebook (groups, entries, length) to every piece of x (pixels, channels).");
     m.def("pull_sums", &pull_sums, "y"_a.noconvert(), "order"_a.noconvert(), "starts"_a.noconvert(), "geometry"_a,
           "sums"_a.noconvert(), "Writes the sums of y over every cluster's members into sums (clusters, taps, outputs).");
     m.def("sign_hash", &sign_hash, "x"_a.noconvert(), "planes"_a.noconvert(), "thresholds"_a.noconvert(),

@@ -30,6 +30,11 @@ def test_the_defaults_are_valid_and_coarse_first():
         ({"stages": None}, r"Reuse\.stages must be a tuple of Stage"),
         ({"stages": (Stage(8.5, 10),)}, r"Reuse\.stages\[0\]\.length must be a whole number, got 8\.5"),
         ({"stages": (Stage("8", 10),)}, r"Reuse\.stages\[0\]\.length must be a whole number, got '8'"),
+        ({"encoder": "kmeans"}, r"Reuse\.encoder is 'kmeans': choose one of codebook, sign"),
+        (
+            {"stages": (Stage(8, 4), Stage(8, 13))},
+            r"13 bits, a codebook takes at most 12: choose fewer, or encoder='sign'",
+        ),
         ({"pieces": "rows"}, r"Reuse\.pieces is 'rows': choose one of auto, pixels, patches"),
         ({"patience": 0}, r"Reuse\.patience must be at least 1, got 0"),
         ({"smoothing_steps": 0}, r"Reuse\.smoothing_steps must be at least 1, got 0"),
@@ -46,7 +51,8 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_the_limits_themselves_are_fine():
-    Reuse(stages=(Stage(1, 1), Stage(10**6, 30, 10**6)), patience=1, smoothing_steps=1, total_steps=1, min_channels=1)
+    Reuse(stages=(Stage(1, 1), Stage(10**6, 30, 10**6)), encoder="sign")
+    Reuse(stages=(Stage(1, 12),), patience=1, smoothing_steps=1, total_steps=1, min_channels=1)
     Reuse(min_decrease=0.0, dense_share=0.0)
     Reuse(min_decrease=1.0, dense_share=1.0)
 

@@ -4,14 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reuse_layers import changed, check, clusters_of, expected, fixed, gradients
+from reuse_layers import ENCODERS, changed, check, clusters_of, expected, fixed, gradients
 from torch import nn
 from torch.testing import assert_close
 
 import thrifty
 from thrifty._load_native import native
 from thrifty.ops._backend import backend
-from thrifty.ops.clusters import Clusters
 from thrifty.ops.group_codes import group_codes
 from thrifty.reuse import Reuse, ReuseConv2d, ReuseLinear
 
@@ -42,16 +41,17 @@ def normal(*shape, dtype=torch.float64, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("pieces", ["pixels", "patches"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv2d_of_every_shape(shape, pieces):
-    layer = changed(nn.Conv2d(6, 5, **SHAPES[shape], dtype=torch.float64), pieces=pieces)
+def test_conv2d_of_every_shape(shape, pieces, encoder):
+    layer = changed(nn.Conv2d(6, 5, **SHAPES[shape], dtype=torch.float64), pieces=pieces, encoder=encoder)
     check(layer, normal(2, 6, 7, 8).requires_grad_(), **EXACT)
 
 
-def every_piece_by_itself(rows, planes, mean, scope):
-    codes = torch.arange(rows.shape[0], dtype=torch.int32).repeat(planes.shape[0], 1)
-    return Clusters(*group_codes(codes, rows.shape[0]))
+def every_piece_by_itself(codes, scope):
+    groups, pixels = codes.shape
+    return group_codes(torch.arange(pixels, dtype=torch.int32).repeat(groups, 1), pixels)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # by the stock layer
@@ -59,7 +59,7 @@ def every_piece_by_itself(rows, planes, mean, scope):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_where_no_pieces_are_shared_it_is_the_stock_layer(shape, pieces, monkeypatch):
     """Independent of the oracle: torch's own padding, strides and modes."""
-    monkeypatch.setattr("thrifty.reuse.state.find_clusters", every_piece_by_itself)
+    monkeypatch.setattr("thrifty.reuse.state.group_codes", every_piece_by_itself)
     stock = nn.Conv2d(6, 5, **SHAPES[shape], dtype=torch.float64)
     layer = changed(stock, pieces=pieces)
     x = normal(2, 6, 7, 8).requires_grad_()
@@ -77,20 +77,21 @@ def test_where_no_pieces_are_shared_it_is_the_stock_layer(shape, pieces, monkeyp
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)), kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)), padding=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     length=st.integers(1, 12), bits=st.integers(1, 6), scope=st.integers(0, 4), bias=st.booleans(),
-    pieces=st.sampled_from(["pixels", "patches"]),
+    pieces=st.sampled_from(["pixels", "patches"]), encoder=st.sampled_from(ENCODERS),
 )  # fmt: skip
 def test_conv2d_of_any_shape(
-    batch, channels, outputs, size, kernel, stride, padding, length, bits, scope, pieces, bias
+    batch, channels, outputs, size, kernel, stride, padding, length, bits, scope, pieces, bias, encoder
 ):
     conv = nn.Conv2d(channels, outputs, kernel, stride, padding, bias=bias, dtype=torch.float64)
-    layer = changed(conv, length=length, bits=bits, scope=scope, pieces=pieces)
+    layer = changed(conv, length=length, bits=bits, scope=scope, pieces=pieces, encoder=encoder)
     check(layer, normal(batch, channels, *size).requires_grad_(), **EXACT)
 
 
 @pytest.mark.parametrize("shape", [(9,), (11, 9), (3, 5, 9), (2, 2, 3, 9), (1, 9)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_of_every_shape(shape, bias):
-    layer = changed(nn.Linear(9, 5, bias=bias, dtype=torch.float64))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_linear_of_every_shape(shape, bias, encoder):
+    layer = changed(nn.Linear(9, 5, bias=bias, dtype=torch.float64), encoder=encoder)
     assert isinstance(layer, ReuseLinear)
     check(layer, normal(*shape).requires_grad_(), **EXACT)
 
@@ -144,9 +145,11 @@ def test_padding_changed_afterwards_counts():
 @pytest.mark.skipif(native is None, reason="the native kernels are not built here")
 @pytest.mark.parametrize("pieces", ["pixels", "patches"])
 @pytest.mark.parametrize("shape", ["3x3", "stride 2", "same, dilated", "wide padding", "reflect"])
-def test_native_and_reference_agree_through_the_layer(shape, pieces):
-    layer = changed(nn.Conv2d(20, 35, **SHAPES[shape]), length=8, bits=6, pieces=pieces)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_native_and_reference_agree_through_the_layer(shape, pieces, encoder):
+    layer = changed(nn.Conv2d(20, 35, **SHAPES[shape]), length=8, bits=6, pieces=pieces, encoder=encoder)
     x = normal(3, 20, 9, 8, dtype=torch.float32).requires_grad_()
+    layer(x)  # makes the codebook, where there is one
     cotangent, answers = None, {}
     for name in ("native", "reference"):
         with backend(name):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from reuse_layers import changed, fixed
+from reuse_layers import ENCODERS, changed, fixed
 from torch import nn
 
 import thrifty
@@ -131,10 +131,12 @@ def travelled(model, how):
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
-def test_a_model_travels_with_its_setting(how):
+def test_a_model_travels_with_its_setting(how, encoder):
     model = network()
-    applied = thrifty.apply_(model, [Reuse(stages=(Stage(16, 2), Stage(8, 9)), pieces="pixels", patience=1)])
+    config = Reuse(stages=(Stage(16, 2), Stage(8, 9)), pieces="pixels", patience=1, encoder=encoder)
+    applied = thrifty.apply_(model, [config])
     train(model, applied, steps=3)
     other = travelled(model, how)
     assert other[4].reuse is not model[4].reuse and other[4].weight is not model[4].weight
@@ -142,19 +144,14 @@ def test_a_model_travels_with_its_setting(how):
     assert other[4].counters == model[4].counters
     other[4].reuse.stage_index = model[4].reuse.stage_index = 0
     x, _ = next(batches())
-    assert torch.equal(other(x), model(x))  # the same planes, made again from the seed
+    assert torch.equal(other(x), model(x))  # the same planes or codebook
     assert train(other) == train(model)
     thrifty.remove_(other)
 
 
-def test_planes_do_not_travel():
-    layer = changed(nn.Conv2d(16, 5, 3))
-    layer(torch.randn(1, 16, 4, 4))
-    assert layer.reuse._planes and not pickle.loads(pickle.dumps(layer)).reuse._planes
-
-
-def test_moving_to_another_dtype_makes_planes_of_it():
-    layer = changed(nn.Conv2d(6, 5, 3, padding=1))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_layer_moves_to_another_dtype(encoder):
+    layer = changed(nn.Conv2d(6, 5, 3, padding=1), encoder=encoder)
     x = torch.randn(2, 6, 5, 5)
     single = layer(x)
     double = layer.double()(x.double())
@@ -166,18 +163,19 @@ def test_same_seed_same_planes_and_other_layers_other_planes():
     def planes(seed, name="0"):
         model = nn.Sequential(*[nn.Conv2d(8, 8, 1) for _ in range(2)])
         thrifty.apply_(model, [fixed(seed=seed)])
-        state = model.get_submodule(name).reuse
-        return state.planes(torch.empty(1, 8), state.stage)[0]
+        return model.get_submodule(name).reuse.encoder(4, 3).planes(torch.empty(1, 8))[0]
 
     assert torch.equal(planes(3), planes(3))
     assert not torch.equal(planes(3), planes(4))
     assert not torch.equal(planes(3, "0"), planes(3, "1"))
 
 
-def test_planes_take_nothing_from_the_global_generator():
-    layer, x = changed(nn.Conv2d(6, 5, 3)), torch.randn(2, 6, 5, 5)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_nothing_is_taken_from_the_global_generators(encoder):
+    layer, x = changed(nn.Conv2d(6, 5, 3), encoder=encoder), torch.randn(2, 6, 5, 5)
     before = torch.get_rng_state()
     layer(x)
+    layer.reuse.learn()
     assert torch.equal(torch.get_rng_state(), before)
 
 

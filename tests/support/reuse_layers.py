@@ -10,9 +10,12 @@ from torch import Tensor, nn
 import thrifty
 from thrifty.reuse import Reuse, Stage
 
+ENCODERS = ("sign", "codebook")
 
-def fixed(length: int = 4, bits: int = 3, scope: int = 0, pieces: str = "pixels", **settings) -> Reuse:
-    return Reuse(stages=(Stage(length, bits, scope),), fixed=True, pieces=pieces, linear=True, **settings)
+
+def fixed(length: int = 4, bits: int = 3, scope: int = 0, *, pieces="pixels", encoder="sign", **settings) -> Reuse:
+    stages = (Stage(length, bits, scope),)
+    return Reuse(stages=stages, fixed=True, pieces=pieces, linear=True, encoder=encoder, **settings)
 
 
 def changed(layer: nn.Module, **settings) -> nn.Module:
@@ -24,7 +27,7 @@ def changed(layer: nn.Module, **settings) -> nn.Module:
 
 
 def clusters_of(layer: nn.Module, rows: Tensor, image_rows: int) -> tuple[Tensor, int]:
-    """Ids (G, P) that the layer finds for rows (P, C), and the piece length; its counters do not notice."""
+    """Ids (G, P) that the layer finds for rows (P, C), and the piece length; the layer does not notice."""
     stage = layer.reuse.stage
     found = copy.deepcopy(layer.reuse).quantise(rows.detach(), stage, image_rows)
     return found[1].ids, min(stage.length, rows.shape[1])

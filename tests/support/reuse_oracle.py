@@ -1,7 +1,8 @@
 """The slow, obvious meaning of deep reuse: replace every piece by its cluster's mean, then run the dense layer.
 
-Zeros are put around an image beforehand: oneDNN's convolution, as of torch 2.13, sometimes crashes on channels_last
-inputs when it has outputs that see nothing but its own padding.
+The dense layer runs in double precision, which torch computes by itself: oneDNN's convolution, as of torch 2.13, is no
+oracle for images of a few pixels in channels_last. With outputs that see nothing but padding it crashes now and then,
+and with one channel, one output column and a stride it answers with memory that nobody wrote.
 """
 
 import torch
@@ -25,7 +26,7 @@ def conv2d(
     n, c, h, w = x_NCHW.shape
     rows = quantise(x_NCHW.permute(0, 2, 3, 1).reshape(-1, c), ids_GP, length)
     image = framed(rows.view(n, h, w, c).permute(0, 3, 1, 2), padding)
-    return F.conv2d(image, weight, bias, **shape)
+    return dense(image, weight, bias, **shape)
 
 
 def conv2d_patches(
@@ -35,8 +36,12 @@ def conv2d_patches(
     columns = F.unfold(image, weight.shape[2:], **shape)
     rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])
     y = F.linear(quantise(rows, ids_GP, length), weight.flatten(1), bias)
-    like = F.conv2d(image, weight, bias, **shape)
+    like = dense(image, weight, bias, **shape)
     return y.view(like.shape[0], *like.shape[2:], like.shape[1]).permute(0, 3, 1, 2)
+
+
+def dense(x_NCHW: Tensor, weight: Tensor, bias: Tensor | None, **shape) -> Tensor:
+    return F.conv2d(x_NCHW.double(), weight.double(), None if bias is None else bias.double(), **shape).to(x_NCHW.dtype)
 
 
 def framed(x_NCHW: Tensor, padding: int | tuple[int, int] | tuple[int, int, int, int]) -> Tensor:

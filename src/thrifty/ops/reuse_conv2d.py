@@ -51,17 +51,22 @@ def moments_of(x_PC: Tensor) -> Moments:
     return Moments(mean_C, square - float((sum_C * mean_C).sum()), square)
 
 
-def find_clusters(x_PC: Tensor, planes_GLH: Tensor, mean_C: Tensor, scope: int) -> Clusters:
-    """Cluster the pieces of the rows of `x_PC` by sign-LSH on centred data.
+def sign_codes(x_PC: Tensor, planes_GLH: Tensor, mean_C: Tensor) -> Tensor:
+    """Codes (G, P) of the pieces of the rows of `x_PC` by sign-LSH on centred data.
 
     x_PC: (P, C). planes_GLH: zero-mean hyperplanes, (ceil(C / L), L, H). mean_C: the centre, (C,).
-    scope: rows that may share clusters, e.g. the pixels of an image; `P` for the whole batch.
     """
     groups, length, _ = planes_GLH.shape
     with torch.no_grad():
         centre_GL = F.pad(mean_C.to(planes_GLH.dtype), (0, groups * length - mean_C.numel())).view(groups, length)
         thresholds_GH = torch.bmm(centre_GL.unsqueeze(1), planes_GLH).squeeze(1)
-        return Clusters(*group_codes(sign_hash(x_PC, planes_GLH, thresholds_GH), scope))
+        codes: Tensor = sign_hash(x_PC, planes_GLH, thresholds_GH)
+        return codes
+
+
+def find_clusters(x_PC: Tensor, planes_GLH: Tensor, mean_C: Tensor, scope: int) -> Clusters:
+    """Clusters of equal `sign_codes` among `scope` consecutive rows, e.g. the pixels of an image; `P` for the batch."""
+    return Clusters(*group_codes(sign_codes(x_PC, planes_GLH, mean_C), scope))
 
 
 def quantisation_error(centroids_KL: Tensor, clusters: Clusters, moments: Moments) -> float:

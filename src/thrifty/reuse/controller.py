@@ -12,6 +12,8 @@ from thrifty.core.errors import CheckpointError
 from thrifty.reuse.config import Reuse
 from thrifty.reuse.state import ReuseState
 
+_OWN = ("stage", "smoothed", "best", "best_step")
+
 
 class Plateau:
     """The controller of one model's reuse layers; deterministic in the losses it is told."""
@@ -25,7 +27,9 @@ class Plateau:
         self._set_layers()
 
     def step(self, step: int, loss: float) -> list[Event]:
-        """Take notice of the loss of step `step` (from 1); at most one move."""
+        """Let codebooks learn, and take notice of the loss of step `step` (from 1); at most one move."""
+        for layer in self.states:
+            layer.learn()
         if self.config.fixed or self.stage >= len(self.config.stages):
             return []
         reason = self._stalled(step, loss) or self._out_of_time(step)
@@ -38,15 +42,22 @@ class Plateau:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later step depends on."""
-        return {name: getattr(self, name) for name in ("stage", "smoothed", "best", "best_step")}
+        own = {name: getattr(self, name) for name in _OWN}
+        return {**own, "encoders": {layer.name: layer.state_dict() for layer in self.states}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over such a state; raises CheckpointError when it is of another kind or config."""
-        fits = set(state) == set(self.state_dict()) and state["stage"] in range(len(self.config.stages) + 1)
+        fits = (
+            set(state) == {*_OWN, "encoders"}
+            and state["stage"] in range(len(self.config.stages) + 1)
+            and set(state["encoders"]) == {layer.name for layer in self.states}
+        )
         if not fits:
             raise CheckpointError("the reuse controller's state does not fit its settings; start the run anew")
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in _OWN:
+            setattr(self, name, state[name])
+        for layer in self.states:
+            layer.load_state_dict(state["encoders"][layer.name])
         self._set_layers()
 
     def _stalled(self, step: int, loss: float) -> str | None:

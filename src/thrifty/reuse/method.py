@@ -19,14 +19,14 @@ def change_conv2d(conv: nn.Conv2d, name: str, config: Reuse) -> nn.Module | str:
     patches = config.pieces == "patches"
     if config.pieces == "auto" and conv.in_channels < config.min_channels:
         return f"{conv.in_channels} input channels: pieces this short cost more to look up than to multiply"
-    return adopt(conv, ReuseConv2d, reuse=ReuseState(name, config.seed, config.stages, patches))
+    return adopt(conv, ReuseConv2d, reuse=ReuseState(name, config.seed, config.stages, patches, config.encoder))
 
 
 def change_linear(linear: nn.Linear, name: str, config: Reuse) -> nn.Module | str:
     """The replacement, or why the linear layer stays dense."""
     if not config.linear:
         return "a linear layer pays only where many rows share an input; Reuse(linear=True) changes it"
-    return adopt(linear, ReuseLinear, reuse=ReuseState(name, config.seed, config.stages))
+    return adopt(linear, ReuseLinear, reuse=ReuseState(name, config.seed, config.stages, encoder=config.encoder))
 
 
 def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:

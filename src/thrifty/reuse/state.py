@@ -1,22 +1,23 @@
-"""What a layer under reuse carries besides its stock parameters: its setting, its hash planes, its counters."""
+"""What a layer under reuse carries besides its stock parameters: its setting, its encoders, its counters."""
 
 import warnings
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from thrifty.core.counters import LayerCounters
-from thrifty.core.seeds import derive_seed
+from thrifty.core.errors import CheckpointError
 from thrifty.ops import _stages
-from thrifty.ops.clusters import Clusters, piece_count
-from thrifty.ops.reuse_conv2d import Moments, centroids_of, find_clusters, moments_of, quantisation_error
+from thrifty.ops.clusters import Clusters
+from thrifty.ops.group_codes import group_codes
+from thrifty.ops.reuse_conv2d import Moments, centroids_of, moments_of, quantisation_error
 from thrifty.reuse.config import Stage
+from thrifty.reuse.encoder import CodebookEncoder, SignEncoder
 
 
 class ReuseState:
-    """Setting, hash planes and counters of one layer.
+    """Setting, encoders and counters of one layer.
 
     Attributes:
         stage_index: position of `stage` in the config's stages; their number means dense.
@@ -25,13 +26,13 @@ class ReuseState:
         counters: what was done since the last reset.
     """
 
-    def __init__(self, name: str, seed: int, stages: tuple[Stage, ...], patches: bool = False) -> None:
-        self.name, self.seed, self.stages, self.patches = name, seed, stages, patches
+    def __init__(
+        self, name: str, seed: int, stages: tuple[Stage, ...], patches: bool = False, encoder: str = "codebook"
+    ) -> None:
+        self.name, self.seed, self.stages, self.patches, self.kind = name, seed, stages, patches, encoder
         self.counters = LayerCounters()
         self.seconds = _stages.StageSeconds()
-        # Arrays of numpy: the first call may be under a transform of torch.func, which would forbid torch to draw and
-        # take hold of every tensor made meanwhile.
-        self._planes: dict[tuple[int, int, torch.dtype], numpy.ndarray] = {}
+        self._encoders: dict[tuple[int, int], CodebookEncoder | SignEncoder] = {}
         self._row: dict[str, Any] | None = None
         self._warned = False
         self.stage_index = 0
@@ -52,28 +53,52 @@ class ReuseState:
         row, self._row = self._row, None
         return row
 
-    def planes(self, x_PC: Tensor, stage: Stage) -> Tensor:
-        """Zero-mean hyperplanes (G, L, H), the same for every piece position, as in the papers; made from the seed."""
-        key = (stage.length, stage.bits, x_PC.dtype)
-        if key not in self._planes:
-            source = numpy.random.default_rng(derive_seed(self.seed, "reuse", self.name, stage.length, stage.bits))
-            drawn = source.standard_normal((stage.length, stage.bits))
-            self._planes[key] = drawn if x_PC.dtype == torch.float64 else drawn.astype(numpy.float32)
-        planes_LH = torch.from_numpy(self._planes[key]).to(x_PC.device)
-        groups = piece_count(x_PC.shape[1], stage.length)
-        return planes_LH.expand(groups, -1, -1)
+    def encoder(self, length: int, bits: int) -> CodebookEncoder | SignEncoder:
+        """The encoder for pieces of `length` channels; made when first asked for, and kept."""
+        key = (length, bits)
+        if key not in self._encoders:
+            kind = CodebookEncoder if self.kind == "codebook" else SignEncoder
+            self._encoders[key] = kind(length, bits, self.seed, "reuse", self.name)
+        return self._encoders[key]
+
+    def learn(self) -> None:
+        """Let codebooks follow the activations; once per training step."""
+        for encoder in self._encoders.values():
+            if isinstance(encoder, CodebookEncoder):
+                encoder.learn()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later codes depend on, by encoder."""
+        return {
+            f"{length},{bits}": encoder.state_dict()
+            for (length, bits), encoder in self._encoders.items()
+            if isinstance(encoder, CodebookEncoder)
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over such a state; raises CheckpointError when it is of another kind."""
+        self._encoders.clear()
+        for key, of_encoder in state.items():
+            length, bits = (int(part) for part in key.split(","))
+            encoder = self.encoder(length, bits)
+            if isinstance(encoder, SignEncoder):
+                raise CheckpointError("the checkpoint holds codebooks, this run hashes by signs; start the run anew")
+            encoder.load_state_dict(of_encoder)
 
     def quantise(self, x_PC: Tensor, stage: Stage, image_rows: int) -> tuple[Tensor, Clusters] | None:
         """Rows (P, C) -> centroids and clusters, counted; None where a value is not finite (warned of once)."""
         length = min(stage.length, x_PC.shape[1])
-        stage = Stage(length, stage.bits, stage.scope)
+        encoder = self.encoder(length, stage.bits)
         moments = moments_of(x_PC)
         if not torch.isfinite(torch.tensor(moments.square)):
             self._warn_not_finite()
             return None
         scope = min(stage.scope * image_rows, x_PC.shape[0]) or x_PC.shape[0]
-        clusters = find_clusters(x_PC, self.planes(x_PC, stage), moments.mean, scope)
+        codes = encoder.codes(x_PC, moments.mean)
+        clusters = Clusters(*group_codes(codes, scope))
         centroids = centroids_of(x_PC, clusters, length)
+        if isinstance(encoder, CodebookEncoder):
+            encoder.see(x_PC, codes, clusters, centroids)
         self._observe(centroids, clusters, moments)
         return centroids, clusters
 
@@ -91,7 +116,3 @@ class ReuseState:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Planes come back from the seed, so they do not travel."""
-        return {**self.__dict__, "_planes": {}}
