@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConvCase:
-    """One convolution as training meets it: the layer, its input (N, C, H, W) and its output's gradient."""
+    """One convolution as training meets it: the layer, its input (N, C, H, W) and its output's gradient.
+
+    `before` holds the inputs of the training steps just before, oldest first.
+    """
 
     name: str
     layer: nn.Conv2d
     input: Tensor
     gradient: Tensor
+    before: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ def load_or_slice(name: str, root: Path | None, images: int) -> ImageData:
         return load_images("fashion-mnist-slice", limit_train=images, limit_test=50)
 
 
-def capture(source: Source, data: ImageData, steps: int, seed: int = 0) -> list[ConvCase]:
+def capture(source: Source, data: ImageData, steps: int, *, before: int = 0, seed: int = 0) -> list[ConvCase]:
     """Train `source.network` for `steps` steps, then take one more batch's activations at `source.layers`.
 
     `layers` are positions among the network's convolutions, from 0. The network trains with SGD and momentum at a
-    small, constant rate: enough to leave the initial weights, not a recipe.
+    small, constant rate: enough to leave the initial weights, not a recipe. Inputs of the last `before` of those steps
+    are kept too.
     """
     import torch
     from torch import nn
@@ -72,21 +77,23 @@ def capture(source: Source, data: ImageData, steps: int, seed: int = 0) -> list[
             epoch=epoch, drop_last=True,
         )
     )  # fmt: skip
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name, _ in chosen}
     for step, (images, labels) in zip(range(steps + 1), batches, strict=False):
-        hooks = [_watch(name, layer, seen) for name, layer in chosen] if step == steps else []
+        hooks = [_watch(name, layer, seen) for name, layer in chosen] if step >= steps - before else []
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
         for hook in hooks:
             hook.remove()
-    return [ConvCase(name, layer, *seen[name]) for name, layer in chosen]
+    return [
+        ConvCase(name, layer, *seen[name][-1], before=tuple(x for x, _ in seen[name][:-1])) for name, layer in chosen
+    ]
 
 
 def _watch(name, layer, seen):  # type: ignore[no-untyped-def]
     def forward(module, inputs, output):  # type: ignore[no-untyped-def]
         x = inputs[0].detach()
-        output.register_hook(lambda gradient: seen.__setitem__(name, (x, gradient.detach())))
+        output.register_hook(lambda gradient: seen[name].append((x, gradient.detach())))
 
     return layer.register_forward_hook(forward)
 
