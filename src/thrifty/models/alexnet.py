@@ -11,7 +11,7 @@ grid that they leave (1 x 1 at 64 px, 3 x 3 at 128 px) and the first Linear shri
 import torch
 from torch import Tensor, nn
 
-from thrifty.models.initialise import kaiming_
+from thrifty.models.initialise import CALM, kaiming_
 
 SMALLEST = 63
 _GRID = 6
@@ -73,7 +73,7 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(4096, num_classes),
         )
-        kaiming_(self)
+        kaiming_(self, linear=CALM)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(B, num_classes)` of float images `(B, C, H, W)`."""

@@ -9,7 +9,7 @@ Deviation: weights after He et al. 2015; the paper trained shallower networks fi
 import torch
 from torch import Tensor, nn
 
-from thrifty.models.initialise import kaiming_
+from thrifty.models.initialise import CALM, kaiming_
 
 SMALLEST = 32
 _GRID = 7
@@ -61,7 +61,8 @@ class VGG(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )
-        kaiming_(self)
+        # Without BatchNorm the signal that reaches the head is weak, and a calm head would lose the rest of it.
+        kaiming_(self, linear=CALM if batch_norm else None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(B, num_classes)` of float images `(B, C, H, W)`."""

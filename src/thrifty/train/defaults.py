@@ -6,11 +6,11 @@ REFERENCE_BATCH = 128
 _LEARNING_RATES = {
     "cifarnet": {"sgd": 0.02, "adamw": 1e-3},
     "cifarnet-bn": {"sgd": 0.05, "adamw": 2e-3},
-    "alexnet": {"sgd": 0.02, "adamw": 3e-4},
-    "alexnet-bn": {"sgd": 0.05, "adamw": 1e-3},
+    "alexnet": {"sgd": 0.02, "adamw": 4e-4},
+    "alexnet-bn": {"sgd": 0.04, "adamw": 5e-4},
     "vgg19": {"sgd": 0.02, "adamw": 1e-4},
-    "vgg19-bn": {"sgd": 0.05, "adamw": 5e-4},
-    "resnet50": {"sgd": 0.1, "adamw": 1e-3},
+    "vgg19-bn": {"sgd": 0.02, "adamw": 5e-4},
+    "resnet50": {"sgd": 0.05, "adamw": 1e-3},
     "lstm": {"sgd": 0.2, "adamw": 3e-3},
     "transformer": {"sgd": 0.05, "adamw": 1e-3},
 }
