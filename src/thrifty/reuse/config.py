@@ -64,7 +64,7 @@ class Reuse(MethodConfig):
 
     method: ClassVar[str] = "reuse"
 
-    stages: tuple[Stage, ...] = (Stage(length=64, bits=8), Stage(length=32, bits=8))
+    stages: tuple[Stage, ...] = (Stage(length=32, bits=8), Stage(length=16, bits=8))
     fixed: bool = False
     patience: int = 100
     min_decrease: float = 0.01
