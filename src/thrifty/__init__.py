@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thrifty.compose import NoEffectWarning, apply_, remove_
-    from thrifty.reuse import Reuse
+    from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
-__all__ = ["NoEffectWarning", "Reuse", "__version__", "apply_", "remove_"]
+__all__ = ["NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
 
 # public name -> the module that defines it
 _HOMES = {
     "NoEffectWarning": "thrifty.compose",
     "Reuse": "thrifty.reuse",
+    "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
     "remove_": "thrifty.compose",
 }
