@@ -19,11 +19,12 @@ def clusters_in(ids_GP):
     return sum(len(ids.unique()) for ids in ids_GP)
 
 
+@pytest.mark.parametrize("encoder, per_value", [("sign", 3), ("codebook", 2**3)])
 @pytest.mark.parametrize("to_input", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_multiply_adds_of_a_convolution(to_input, stride):
+def test_multiply_adds_of_a_convolution(to_input, stride, encoder, per_value):
     n, c, h, w, m, k, length, bits = 3, 8, 6, 7, 5, 3, 4, 3
-    layer = changed(nn.Conv2d(c, m, k, stride, padding=1), length=length, bits=bits)
+    layer = changed(nn.Conv2d(c, m, k, stride, padding=1), length=length, bits=bits, encoder=encoder)
     x = torch.randn(n, c, h, w, requires_grad=to_input)
     y = layer(x)
     passes = 2 + to_input  # forward, weight gradient, input gradient
@@ -31,7 +32,7 @@ def test_multiply_adds_of_a_convolution(to_input, stride):
     counters = layer.counters
     assert counters.steps == 1
     assert counters.dense_macs == passes * y.numel() * c * k * k
-    assert counters.macs == pytest.approx(passes * clusters * length * k * k * m + n * h * w * c * bits, abs=1)
+    assert counters.macs == pytest.approx(passes * clusters * length * k * k * m + n * h * w * c * per_value, abs=1)
     assert counters.remaining_ratio == pytest.approx(clusters / (n * h * w * c / length))
 
 

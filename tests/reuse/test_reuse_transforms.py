@@ -7,6 +7,7 @@ import torch
 import torch.autograd.forward_ad as fwad
 from reuse_layers import ENCODERS, changed, expected
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -163,7 +164,7 @@ class TestCompiled:
         assert model[2].counters.steps == 2
 
     def test_counting_does_not_compile_again(self, model):
-        counter = torch._dynamo.testing.CompileCounter()
+        counter = CompileCounter()
         compiled = torch.compile(model, backend=counter)
         for stage in (0, 1):
             model[2].reuse.stage_index = stage

@@ -46,6 +46,11 @@ class SignEncoder:
         """Rows (P, C) -> codes (G, P)."""
         return sign_codes(x_PC, self.planes(x_PC), mean_C)
 
+    @property
+    def macs_per_value(self) -> int:
+        """Multiply-adds for each value of the input."""
+        return int(self.planes_LH.shape[1])
+
 
 class _Seen(NamedTuple):
     """What `learn` will learn from: the last forward pass."""
@@ -74,6 +79,11 @@ class CodebookEncoder:
                 return self.fallback.codes(x_PC, mean_C)
             self.codebook_GEL = self._first_codebook(x_PC.detach())
         return nearest_centroid(x_PC, self.codebook_GEL.to(x_PC.device, x_PC.dtype))
+
+    @property
+    def macs_per_value(self) -> int:
+        """Multiply-adds for each value of the input."""
+        return self.fallback.macs_per_value if self.codebook_GEL is None else self.codebook_GEL.shape[1]
 
     def see(self, x_PC: Tensor, codes_GP: Tensor, clusters: Clusters, centroids_KL: Tensor) -> None:
         """Remember what these clusters teach, for `learn`."""

@@ -58,7 +58,8 @@ class _ReuseLayer(nn.Module):
         if clusters is not None and stage is not None:
             pixels, channels = clusters.ids.shape[1], weight[0].numel() if self.reuse.patches else weight.shape[1]
             products = clusters.remaining_ratio * pixels * weight.numel()
-            done = int(products * passes) + pixels * channels * stage.bits
+            encoder = self.reuse.encoder(min(stage.length, channels), stage.bits)
+            done = int(products * passes) + pixels * channels * encoder.macs_per_value
         self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * passes)
 
 
