@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from thrifty.core.errors import CheckpointError
-
-STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter")
-"""The stages that layers time, in the order in which they are shown."""
+from thrifty.ops._stages import STAGES as STAGES  # the stages that layers time, in the order in which they are shown
 
 
 @dataclass(slots=True)

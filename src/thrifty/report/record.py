@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thrifty.core.counters import STAGES as STAGES
 from thrifty.core.errors import DataError, UsageError
 
 RESULT_NAME = "result.json"
 FORMAT = 1
-STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter")
 
 _Reader = Callable[[Any, str, list[str]], Any]
 _T = TypeVar("_T")

@@ -6,6 +6,7 @@ autocast, are computed in float32 and returned in the dtype that the stock layer
 layer runs eagerly between compiled parts.
 """
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -36,14 +37,30 @@ class _ReuseLayer(nn.Module):
         """The last step's stage, remaining ratio and error, once."""
         return self.reuse.take_row()
 
+    def forward(self, input: Tensor) -> Tensor:
+        """As the stock layer's forward: the same shapes and dtypes in and out."""
+        weight: Tensor = self.weight  # type: ignore[assignment]  # the stock class behind this one has it
+        stage = self.reuse.stage
+        if not self._usable(input, weight):
+            return super().forward(input)
+        output = None if stage is None else self._on_clusters(input, stage)
+        if output is None:
+            output = super().forward(input)
+            self._count(input, weight, output.numel() // weight.shape[0], None)
+        return output
+
     def _usable(self, x: Tensor, weight: Tensor) -> bool:
         if not self.training or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
             return False
         return x.dtype == weight.dtype or _autocasts(x, weight)
 
+    @abstractmethod
     def _fits(self, x: Tensor) -> bool:
         """Whether the stock layer takes this shape."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _on_clusters(self, input: Tensor, stage: Stage) -> Tensor | None:
+        """The approximate output, or None where the input has no clusters."""
 
     # Counters are plain Python: a compiler that looked into them would compile again at every step.
     @torch.compiler.disable
@@ -69,17 +86,6 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
     def to_stock(self) -> nn.Conv2d:
         """The stock layer with the same parameters."""
         return restore(self, nn.Conv2d, drop=("reuse",))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Conv2d.forward`: (N, C, H, W) or (C, H, W) to (N, M, OH, OW) or (M, OH, OW)."""
-        stage = self.reuse.stage
-        if not self._usable(input, self.weight):
-            return super().forward(input)
-        output = None if stage is None else self._on_clusters(input, stage)
-        if output is None:
-            output = super().forward(input)
-            self._count(input, self.weight, output.numel() // self.out_channels, None)
-        return output
 
     def _fits(self, x: Tensor) -> bool:
         return x.dim() in (3, 4) and x.shape[-3] == self.in_channels
@@ -130,17 +136,6 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
     def to_stock(self) -> nn.Linear:
         """The stock layer with the same parameters."""
         return restore(self, nn.Linear, drop=("reuse",))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Linear.forward`: (..., C) to (..., M)."""
-        stage = self.reuse.stage
-        if not self._usable(input, self.weight):
-            return super().forward(input)
-        output = None if stage is None else self._on_clusters(input, stage)
-        if output is None:
-            self._count(input, self.weight, input.numel() // self.in_features, None)
-            return super().forward(input)
-        return output
 
     def _fits(self, x: Tensor) -> bool:
         return x.dim() > 0 and x.shape[-1] == self.in_features
