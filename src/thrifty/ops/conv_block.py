@@ -21,9 +21,16 @@ from torch import Tensor
 from thrifty._load_native import native
 from thrifty.ops import _stages
 from thrifty.ops.geometry import Geometry, Pool
-from thrifty.ops.skip_conv2d import _empty, _last, _taps, skip_conv2d, skip_conv2d_input, skip_conv2d_weight
-
-SAMPLED_ROWS = 4096  # pixels at least that the share of nonzeros is told from
+from thrifty.ops.skip_conv2d import (
+    SAMPLED_ROWS,
+    dense_macs,
+    empty_last,
+    pixels_last,
+    skip_conv2d,
+    skip_conv2d_input,
+    skip_conv2d_weight,
+    taps_last,
+)
 
 
 class Block(NamedTuple):
@@ -53,9 +60,9 @@ def conv_block(
 
 def relu_pool(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     """y (N, M, H, W) -> the pool of its ReLU, and where in its window each maximum lies (uint8, r * kw + s)."""
-    out = _empty(y, *y.shape[:2], *pool.output)
+    out = empty_last(y, *y.shape[:2], *pool.output)
     index = torch.empty(out.shape, dtype=torch.uint8, device=y.device, memory_format=torch.channels_last)
-    native.relu_pool(_last(y), pool.flat(), _last(out), _last(index))
+    native.relu_pool(pixels_last(y), pool.flat(), pixels_last(out), pixels_last(index))
     return out, index
 
 
@@ -115,20 +122,21 @@ class _ConvBlock(torch.autograd.Function):
                 answers = _dense(gradient, x, w, out, index, block, needed)
             if ctx.sink is not None:
                 seconds = time.perf_counter() - start
-                ctx.sink.routes["backward"] = _stages.Route(share, skipped, seconds)
+                macs = dense_macs(block.geometry, x.shape[0], x.shape[1], w.shape[0]) * (needed[0] + needed[1])
+                ctx.sink.went("backward", _stages.Route(share, skipped, seconds), macs)
                 ctx.sink.add("conv", seconds)
         return *answers, None, None
 
 
 def _share(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Block) -> float:
     """The share of nonzeros in the convolution's gradient, told from some of the pixels."""
-    rows = _last(gradient).view(-1, gradient.shape[1])
+    rows = pixels_last(gradient).view(-1, gradient.shape[1])
     if rows.numel() == 0:
         return 0.0
     step = max(1, rows.shape[0] // SAMPLED_ROWS)
     some = rows[::step] != 0
     if out is not None:
-        some &= ~(_last(out).view(-1, out.shape[1])[::step] <= 0)
+        some &= ~(pixels_last(out).view(-1, out.shape[1])[::step] <= 0)
     share = float(some.count_nonzero()) / some.numel()
     if index is not None and block.pool is not None:
         height, width = block.geometry.output
@@ -149,20 +157,20 @@ def _skip(
     needed: Any,
     share: float,
 ) -> _Answers:
-    dx = _empty(x, *x.shape) if needed[0] else None
-    dw = _empty(w, *w.shape) if needed[1] else None
+    dx = empty_last(x, *x.shape) if needed[0] else None
+    dw = empty_last(w, *w.shape) if needed[1] else None
     db = w.new_empty(w.shape[0]) if needed[2] else None
     native.skip_conv_backward(
-        _last(gradient),
-        None if out is None else _last(out),
-        None if index is None else _last(index),
+        pixels_last(gradient),
+        None if out is None else pixels_last(out),
+        None if index is None else pixels_last(index),
         [] if block.pool is None else block.pool.flat(),
-        _last(x),
-        _taps(w),
+        pixels_last(x),
+        taps_last(w),
         block.geometry.flat(),
         share,
-        None if dx is None else _last(dx),
-        None if dw is None else _taps(dw),
+        None if dx is None else pixels_last(dx),
+        None if dw is None else taps_last(dw),
         db,
     )
     return dx, dw, db

@@ -9,9 +9,9 @@ seventh of its places. Nothing is approximated: only the order of the sums diffe
     skip_conv2d_weight: the adjoint in w of y       by the nonzeros of y
 
 All three are bilinear, and each one's derivatives are the other two. x (N, C, H, W), w (M, C, kh, kw),
-y (N, M, OH, OW), best in channels_last, as which results come. `limits` holds two shares, for the forward op and for the adjoints: where the
-nonzeros are at most that share of the values they are multiplied alone, else the dense convolution of torch runs. The choice depends on the data
-only, so the same inputs take the same route.
+y (N, M, OH, OW), best in channels_last, as which results come. `limits` holds two shares, for the forward op and for
+the adjoints: where the nonzeros are at most that share of the values they are multiplied alone, else the dense
+convolution of torch runs. The choice depends on the data only, so the same inputs take the same route.
 Cost: the share times the dense multiply-adds, at about half of the dense rate; one pass to pack the nonzeros.
 """
 
@@ -36,7 +36,7 @@ SAMPLED_ROWS = 4096  # pixels at least that the share of nonzeros is told from
 
 def share_of_nonzeros(x: Tensor) -> float:
     """The share of the values of x (N, C, H, W) that are not zero, told from some of the pixels. NaN is no zero."""
-    rows = _last(x).view(-1, x.shape[1])
+    rows = pixels_last(x).view(-1, x.shape[1])
     if rows.numel() == 0:
         return 0.0
     step = max(1, rows.shape[0] // SAMPLED_ROWS)
@@ -49,6 +49,7 @@ def share_of_nonzeros(x: Tensor) -> float:
 def _routed(
     direction: str,
     limits: Sequence[float],
+    macs: int,
     source: Tensor,
     other: Tensor,
     skip: Callable[[float], Tensor],
@@ -62,7 +63,7 @@ def _routed(
     result = skip(share) if skipped else dense()
     sink = _stages.current()
     if sink is not None:
-        sink.routes[direction] = _stages.Route(share, skipped, time.perf_counter() - start)
+        sink.went(direction, _stages.Route(share, skipped, time.perf_counter() - start), macs)
     return result
 
 
@@ -70,34 +71,37 @@ def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits:
     shape = _check("skip_conv2d", geometry, limits, x=x, w=w, bias=bias)
 
     def skip(share: float) -> Tensor:
-        y = _empty(x, x.shape[0], w.shape[0], *shape.output)
+        y = empty_last(x, x.shape[0], w.shape[0], *shape.output)
         start = w.new_zeros(w.shape[0]) if bias is None else bias.contiguous()
-        native.skip_conv(_last(x), _taps(w), start, geometry, share, _last(y))
+        native.skip_conv(pixels_last(x), taps_last(w), start, geometry, share, pixels_last(y))
         return y
 
-    return _routed("forward", limits, x, w, skip, lambda: dense_conv2d(x, w, bias, shape))
+    macs = dense_macs(shape, x.shape[0], x.shape[1], w.shape[0])
+    return _routed("forward", limits, macs, x, w, skip, lambda: dense_conv2d(x, w, bias, shape))
 
 
 def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
     shape = _check("skip_conv2d_input", geometry, limits, y=y, w=w)
 
     def skip(share: float) -> Tensor:
-        x = _empty(y, y.shape[0], w.shape[1], *shape.input)
-        native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, _last(x), None, None)
+        x = empty_last(y, y.shape[0], w.shape[1], *shape.input)
+        native.skip_conv_backward(pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, pixels_last(x), None, None)
         return x
 
-    return _routed("backward", limits, y, w, skip, lambda: dense_conv2d_input(y, w, shape))
+    macs = dense_macs(shape, y.shape[0], w.shape[1], w.shape[0])
+    return _routed("backward", limits, macs, y, w, skip, lambda: dense_conv2d_input(y, w, shape))
 
 
 def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
     shape = _check("skip_conv2d_weight", geometry, limits, y=y, x=x)
 
     def skip(share: float) -> Tensor:
-        w = _empty(y, y.shape[1], x.shape[1], *shape.kernel)
-        native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, None, _taps(w), None)
+        w = empty_last(y, y.shape[1], x.shape[1], *shape.kernel)
+        native.skip_conv_backward(pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, None, taps_last(w), None)
         return w
 
-    return _routed("backward", limits, y, x, skip, lambda: dense_conv2d_weight(y, x, shape))
+    macs = dense_macs(shape, y.shape[0], x.shape[1], y.shape[1])
+    return _routed("backward", limits, macs, y, x, skip, lambda: dense_conv2d_weight(y, x, shape))
 
 
 def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> Tensor:
@@ -107,7 +111,7 @@ def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> 
 
 def dense_conv2d_input(y: Tensor, w: Tensor, shape: Geometry) -> Tensor:
     """The meaning of `skip_conv2d_input`: torch's gradient of the input."""
-    x = _backward(y, _padded(_like(y, y.shape[0], w.shape[1], *shape.input), shape), w, shape, 0)
+    x = _backward(y, _padded(empty_last(y, y.shape[0], w.shape[1], *shape.input), shape), w, shape, 0)
     if shape.symmetric:
         return x
     bottom, right = shape.far_padding
@@ -116,7 +120,7 @@ def dense_conv2d_input(y: Tensor, w: Tensor, shape: Geometry) -> Tensor:
 
 def dense_conv2d_weight(y: Tensor, x: Tensor, shape: Geometry) -> Tensor:
     """The meaning of `skip_conv2d_weight`: torch's gradient of the weight."""
-    return _backward(y, _padded(x, shape), _like(y, y.shape[1], x.shape[1], *shape.kernel), shape, 1)
+    return _backward(y, _padded(x, shape), empty_last(y, y.shape[1], x.shape[1], *shape.kernel), shape, 1)
 
 
 def _backward(y: Tensor, x: Tensor, w: Tensor, shape: Geometry, which: int) -> Tensor:
@@ -139,23 +143,24 @@ def _padded(x: Tensor, shape: Geometry) -> Tensor:
     return F.pad(x, (shape.padding[1], right, shape.padding[0], bottom))
 
 
-def _like(x: Tensor, *size: int) -> Tensor:
-    """A tensor of this size, of which nothing but the size, dtype and layout is read."""
-    return _empty(x, *size)
+def dense_macs(shape: Geometry, images: int, channels: int, outputs: int) -> int:
+    """Multiply-adds of one of the three products, were nothing skipped."""
+    return images * shape.output[0] * shape.output[1] * shape.taps * channels * outputs
 
 
-def _empty(x: Tensor, *size: int) -> Tensor:
+def empty_last(x: Tensor, *size: int) -> Tensor:
+    """Memory for (N, C, H, W) in channels_last, of the dtype and device of `x`."""
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _last(x: Tensor) -> Tensor:
+def pixels_last(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, H, W, C), dense: a view for channels_last tensors, else a copy."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _taps(w: Tensor) -> Tensor:
+def taps_last(w: Tensor) -> Tensor:
     """(M, C, kh, kw) -> (M, kh * kw, C), dense: a view for channels_last tensors, else a copy."""
-    return _last(w).view(w.shape[0], -1, w.shape[1])
+    return pixels_last(w).view(w.shape[0], -1, w.shape[1])
 
 
 def _check(
@@ -187,15 +192,15 @@ def _check(
 
 
 def _fake(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
-    return _empty(x, x.shape[0], w.shape[0], *Geometry.unflat(geometry).output)
+    return empty_last(x, x.shape[0], w.shape[0], *Geometry.unflat(geometry).output)
 
 
 def _fake_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
-    return _empty(y, y.shape[0], w.shape[1], *Geometry.unflat(geometry).input)
+    return empty_last(y, y.shape[0], w.shape[1], *Geometry.unflat(geometry).input)
 
 
 def _fake_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
-    return _empty(y, y.shape[1], x.shape[1], *Geometry.unflat(geometry).kernel)
+    return empty_last(y, y.shape[1], x.shape[1], *Geometry.unflat(geometry).kernel)
 
 
 def _conv_backward(args: Args, needed: Sequence[bool], gradient: Tensor) -> Sequence[Tensor | None]:

@@ -7,6 +7,7 @@ layer runs eagerly between compiled parts.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from thrifty.ops.clusters import Clusters
 from thrifty.ops.conv_block import Block, conv_block
 from thrifty.ops.geometry import Geometry, Pair, Pool
 from thrifty.ops.reuse_conv2d import multiply_clusters, patches_of, pixels_of, rows_geometry
+from thrifty.ops.skip_conv2d import dense_macs
 from thrifty.reuse.config import Stage
 from thrifty.reuse.encoder import transformed
 from thrifty.reuse.state import ReuseState
@@ -123,13 +125,16 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
         return y if input.dim() == 4 else y.squeeze(0)
 
     def _exact(self, input: Tensor) -> Tensor | None:
-        return self._run_block(input, relu=False, pool=None) if self._plain(input) else None
+        return self._run_block(input, None, relu=False, pool=None) if self._plain(input) else None
 
     def with_relu(self, input: Tensor, pool: nn.MaxPool2d | None) -> Tensor | None:
         """This layer, a ReLU and `pool` as one; None where they must run one by one."""
         if not self._usable(input, self.weight) or not self._plain(input):
             return None
-        return self._run_block(input, relu=True, pool=pool)
+        stage = self.reuse.stage
+        if stage is not None and (self.reuse.patches or self.reuse.gradients == "clusters"):
+            return None
+        return self._run_block(input, stage, relu=True, pool=pool)
 
     def _plain(self, input: Tensor) -> bool:
         """Whether nothing but an ordinary backward pass can follow, on what the native kernels take."""
@@ -145,15 +150,52 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
         )
 
     @torch.compiler.disable
-    def _run_block(self, input: Tensor, *, relu: bool, pool: nn.MaxPool2d | None) -> Tensor | None:
+    def _run_block(
+        self, input: Tensor, stage: Stage | None, *, relu: bool, pool: nn.MaxPool2d | None
+    ) -> Tensor | None:
         geometry = self._geometry(input)
-        pooling = None if pool is None else _pool_of(geometry.output, pool)
-        block = Block(geometry, relu, pooling, self.reuse.limits)
+        block = Block(geometry, relu, None if pool is None else _pool_of(geometry.output, pool), self.reuse.limits)
+        found = None
         with _stages.report_to(self.reuse.seconds):
-            out = conv_block(input, self.weight, self.bias, block)
-        rows = input.shape[0] * geometry.output[0] * geometry.output[1]
-        self._count(input, self.weight, rows, None)
+            if stage is not None:
+                with torch.no_grad():
+                    found = self.reuse.quantise(pixels_of(input), stage, input.shape[2] * input.shape[3])
+                if found is None:
+                    stage = None
+            out = conv_block(input, self.weight, self.bias, block, self._multiplied(found, geometry))
+        self._count_block(input, geometry, stage, found)
         return out
+
+    def _multiplied(
+        self, found: tuple[Tensor, Clusters] | None, geometry: Geometry
+    ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+        """What stands in for the exact convolution."""
+        if found is None:
+            return None
+        centroids, clusters = found
+
+        def approximate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            y = multiply_clusters(centroids, clusters, weight, bias, geometry).permute(0, 3, 1, 2)
+            # A view may not be returned from a backward step's forward: the same memory, as a tensor of its own.
+            return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
+
+        return approximate
+
+    def _count_block(
+        self, x: Tensor, geometry: Geometry, stage: Stage | None, found: tuple[Tensor, Clusters] | None
+    ) -> None:
+        """Book a pass whose exact products report their multiply-adds themselves."""
+        dense = dense_macs(geometry, x.shape[0], self.in_channels, self.out_channels)
+        passes = 1
+        if torch.is_grad_enabled():
+            passes += int(self.weight.requires_grad) + int(x.requires_grad)
+        done = 0
+        if stage is not None and found is not None:
+            encoder = self.reuse.encoder(min(stage.length, self.in_channels), stage.bits)
+            pixels = x.shape[0] * x.shape[2] * x.shape[3]
+            done = int(found[1].remaining_ratio * pixels * self.weight.numel())
+            done += pixels * self.in_channels * encoder.macs_per_value
+        self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * passes)
 
     def _geometry(self, batch: Tensor) -> Geometry:
         size = (batch.shape[2], batch.shape[3])
