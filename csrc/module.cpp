@@ -257,8 +257,9 @@ thrifty::Pool pool_of(const std::vector<int64_t>& n, int64_t height, int64_t wid
     return p;
 }
 
-void relu_pool(Array<const float, 4> y, const std::vector<int64_t>& numbers, Array<float, 4> out,
-               Array<uint8_t, 4> index) {
+// T is float, or uint16_t for the bits of bfloat16.
+template <typename T>
+void relu_pool(Array<const T, 4> y, const std::vector<int64_t>& numbers, Array<T, 4> out, Array<uint8_t, 4> index) {
     const thrifty::Pool pool = pool_of(numbers, signed_size(y.shape(1)), signed_size(y.shape(2)));
     require_size(out, "out", 0, y.shape(0), "images");
     require_size(out, "out", 1, static_cast<std::size_t>(pool.out_h), "height");
@@ -267,7 +268,7 @@ void relu_pool(Array<const float, 4> y, const std::vector<int64_t>& numbers, Arr
     for (std::size_t axis = 0; axis < 4; ++axis) require_size(index, "index", axis, out.shape(axis), "as out");
     const auto kernel = thrifty::kernels().relu_pool;
     nb::gil_scoped_release nogil;
-    kernel(y.data(), signed_size(y.shape(0)), signed_size(y.shape(1)), signed_size(y.shape(2)),
+    kernel(y.data(), sizeof(T) == 2, signed_size(y.shape(0)), signed_size(y.shape(1)), signed_size(y.shape(2)),
            signed_size(y.shape(3)), &pool, out.data(), index.data());
 }
 
@@ -279,29 +280,49 @@ auto data_or_null(const M& array) -> decltype(array->data()) {
     return array ? array->data() : nullptr;
 }
 
+// What comes back to a map of height x width x channels; the sizes of its arrays must fit.
+thrifty::Source source_of(const Array<const float, 4>& gradient, const Maybe<const float, 4>& output,
+                          const Maybe<const uint8_t, 4>& index, const std::vector<int64_t>& pool, int64_t height,
+                          int64_t width, std::size_t channels) {
+    thrifty::Source source{gradient.data(), data_or_null(output), data_or_null(index), {}};
+    if (index) {
+        if (!output) throw std::invalid_argument("index: given without output");
+        source.pool = pool_of(pool, height, width);
+        height = source.pool.out_h, width = source.pool.out_w;
+        for (std::size_t axis = 0; axis < 4; ++axis) require_size(*index, "index", axis, gradient.shape(axis), "as gradient");
+    }
+    require_size(gradient, "gradient", 1, static_cast<std::size_t>(height), "height");
+    require_size(gradient, "gradient", 2, static_cast<std::size_t>(width), "width");
+    require_size(gradient, "gradient", 3, channels, "channels");
+    for (std::size_t axis = 0; output && axis < 4; ++axis)
+        require_size(*output, "output", axis, gradient.shape(axis), "as gradient");
+    return source;
+}
+
+// T is float, or uint16_t for the bits of bfloat16.
+template <typename T>
+void relu_unpool(Array<const float, 4> gradient, Array<const float, 4> output, const Maybe<const uint8_t, 4>& index,
+                 const std::vector<int64_t>& pool, Array<T, 4> y) {
+    const int64_t height = signed_size(y.shape(1)), width = signed_size(y.shape(2));
+    const thrifty::Source source = source_of(gradient, output, index, pool, height, width, y.shape(3));
+    require_size(gradient, "gradient", 0, y.shape(0), "images");
+    const auto kernel = thrifty::kernels().relu_unpool;
+    nb::gil_scoped_release nogil;
+    kernel(&source, sizeof(T) == 2, signed_size(y.shape(0)), height, width, signed_size(y.shape(3)), y.data());
+}
+
 void skip_conv_backward(Array<const float, 4> gradient, const Maybe<const float, 4>& output,
                         const Maybe<const uint8_t, 4>& index, const std::vector<int64_t>& pool,
                         Array<const float, 4> x, Array<const float, 3> weight, const std::vector<int64_t>& numbers,
                         double share, const Maybe<float, 4>& dx, const Maybe<float, 3>& dw, const Maybe<float, 1>& db) {
     const thrifty::Geometry geometry = geometry_of(numbers);
-    thrifty::Source source{gradient.data(), data_or_null(output), data_or_null(index), {}};
     require_size(weight, "weight", 1, static_cast<std::size_t>(geometry.kernel_h * geometry.kernel_w), "taps");
     require_map(x, "x", geometry, true, weight.shape(2));
-    require_size(gradient, "gradient", 0, x.shape(0), "images");
-    if (index) {
-        if (!output) throw std::invalid_argument("index: given without output");
-        source.pool = pool_of(pool, geometry.out_h, geometry.out_w);
-        require_size(gradient, "gradient", 1, static_cast<std::size_t>(source.pool.out_h), "height");
-        require_size(gradient, "gradient", 2, static_cast<std::size_t>(source.pool.out_w), "width");
-        require_size(gradient, "gradient", 3, weight.shape(0), "channels");
-        for (std::size_t axis = 0; axis < 4; ++axis) require_size(*index, "index", axis, gradient.shape(axis), "as gradient");
-    } else {
-        require_map(gradient, "gradient", geometry, false, weight.shape(0));
-    }
     if (signed_size(weight.shape(0)) > kMostPieces / geometry.out_w)
         throw std::invalid_argument("weight: a line of outputs has more than 2^31 - 1 values");
-    for (std::size_t axis = 0; output && axis < 4; ++axis)
-        require_size(*output, "output", axis, gradient.shape(axis), "as gradient");
+    const thrifty::Source source =
+        source_of(gradient, output, index, pool, geometry.out_h, geometry.out_w, weight.shape(0));
+    require_size(gradient, "gradient", 0, x.shape(0), "images");
     for (std::size_t axis = 0; dx && axis < 4; ++axis) require_size(*dx, "dx", axis, x.shape(axis), "as x");
     for (std::size_t axis = 0; dw && axis < 3; ++axis) require_size(*dw, "dw", axis, weight.shape(axis), "as weight");
     if (db) require_size(*db, "db", 0, weight.shape(0), "outputs");
@@ -343,9 +364,17 @@ NB_MODULE(_native, m) {
           "sums"_a.noconvert(), "Writes the sums of y over every cluster's members into sums (clusters, taps, outputs).");
     m.def("sign_hash", &sign_hash, "x"_a.noconvert(), "planes"_a.noconvert(), "thresholds"_a.noconvert(),
           "codes"_a.noconvert(), "Writes the hash codes (groups, pixels) of the pieces of x (pixels, channels).");
-    m.def("relu_pool", &relu_pool, "y"_a.noconvert(), "pool"_a, "out"_a.noconvert(), "index"_a.noconvert(),
+    m.def("relu_pool_bf16", &relu_pool<uint16_t>, "y"_a.noconvert(), "pool"_a, "out"_a.noconvert(),
+          "index"_a.noconvert(), "As relu_pool, for bfloat16 given as its bits, uint16.");
+    m.def("relu_pool", &relu_pool<float>, "y"_a.noconvert(), "pool"_a, "out"_a.noconvert(), "index"_a.noconvert(),
           "Writes the max pool of ReLU(y), y (images, height, width, channels), into out, and where in its window each "
           "maximum lies into index.");
+    m.def("relu_unpool", &relu_unpool<float>, "gradient"_a.noconvert(), "output"_a.noconvert(),
+          "index"_a.noconvert().none(), "pool"_a, "y"_a.noconvert(),
+          "Writes what comes back through a ReLU with this output, and a max pool with this index, into y.");
+    m.def("relu_unpool_bf16", &relu_unpool<uint16_t>, "gradient"_a.noconvert(), "output"_a.noconvert(),
+          "index"_a.noconvert().none(), "pool"_a, "y"_a.noconvert(),
+          "As relu_unpool, into bfloat16 given as its bits, uint16.");
     m.def("skip_conv", &skip_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert(), "geometry"_a,
           "share"_a, "y"_a.noconvert(),
           "Writes the convolution of x (images, height, width, channels) with weight (outputs, taps, channels) into y, by "

@@ -32,8 +32,10 @@
                          int64_t entries, int64_t length, int32_t* codes)) \
     X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
                   const Geometry* geometry, int64_t outputs, float* sums)) \
-    X(relu_pool, (const float* y, int64_t images, int64_t height, int64_t width, int64_t channels, const Pool* pool, \
-                  float* out, uint8_t* index)) \
+    X(relu_pool, (const void* y, bool half, int64_t images, int64_t height, int64_t width, int64_t channels, \
+                  const Pool* pool, void* out, uint8_t* index)) \
+    X(relu_unpool, (const Source* source, bool half, int64_t images, int64_t height, int64_t width, int64_t channels, \
+                    void* y)) \
     X(sign_hash, (const float* x, int64_t rows, int64_t channels, const float* planes, const float* thresholds, \
                   int64_t groups, int64_t length, int64_t bits, int32_t* codes)) \
     X(skip_conv, (const float* x, const float* weight, const float* bias, const Geometry* geometry, int64_t images, \

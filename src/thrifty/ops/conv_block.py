@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from thrifty._load_native import native
@@ -34,12 +35,16 @@ from thrifty.ops.skip_conv2d import (
 
 
 class Block(NamedTuple):
-    """What is done: `limits` as in `ops.skip_conv2d`, the pool only behind a ReLU."""
+    """What is done: `limits` as in `ops.skip_conv2d`, the pool only behind a ReLU.
+
+    half: the forward products, the output and a dense backward are bfloat16; products of nonzeros are float32.
+    """
 
     geometry: Geometry
     relu: bool
     pool: Pool | None
     limits: list[float]
+    half: bool = False
 
 
 Approximate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -48,10 +53,14 @@ Approximate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def conv_block(
     x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None = None
 ) -> Tensor:
-    """x (N, C, H, W), w (M, C, kh, kw), bias (M,) -> (N, M, OH, OW) of the pool, or of the convolution; float32, CPU.
+    """x (N, C, H, W), w (M, C, kh, kw), bias (M,) -> (N, M, OH, OW) of the pool, or of the convolution; on the CPU.
 
-    All but `bias` in channels_last, or they are copied. `approximate(x, w, bias)` stands in for the convolution.
+    w and bias are float32; so is x, or bfloat16 with `half`. All but `bias` in channels_last, or they are copied.
+    `approximate(x, w, bias)` stands in for the convolution. Raises ValueError for a pool without a ReLU, and for padding
+    that is not the same on both sides.
     """
+    if not block.geometry.symmetric:
+        raise ValueError(f"conv_block: {block.geometry} has other padding behind the input than before it")
     if block.pool is not None and not block.relu:
         raise ValueError("conv_block: a pool needs a ReLU before it")
     out: Tensor = _ConvBlock.apply(x, w, bias, block, approximate)
@@ -62,8 +71,15 @@ def relu_pool(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     """y (N, M, H, W) -> the pool of its ReLU, and where in its window each maximum lies (uint8, r * kw + s)."""
     out = empty_last(y, *y.shape[:2], *pool.output)
     index = torch.empty(out.shape, dtype=torch.uint8, device=y.device, memory_format=torch.channels_last)
-    native.relu_pool(pixels_last(y), pool.flat(), pixels_last(out), pixels_last(index))
+    if y.dtype == torch.bfloat16:
+        native.relu_pool_bf16(_bits(y), pool.flat(), _bits(out), pixels_last(index))
+    else:
+        native.relu_pool(pixels_last(y), pool.flat(), pixels_last(out), pixels_last(index))
     return out, index
+
+
+def _bits(x: Tensor) -> Tensor:
+    return pixels_last(x).view(torch.uint16)
 
 
 def unpool(gradient: Tensor, index: Tensor, pool: Pool, size: tuple[int, int]) -> Tensor:
@@ -78,7 +94,7 @@ def unpool(gradient: Tensor, index: Tensor, pool: Pool, size: tuple[int, int]) -
 
 
 def dense_gradient(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Block) -> Tensor:
-    """The gradient of the convolution's output, from that of the block's: what the packing does without."""
+    """The gradient of the convolution's output, from that of the block's: the meaning of `relu_unpool`; differentiable."""
     if out is not None:
         gradient = gradient.masked_fill(out <= 0, 0.0)  # NaN lets the gradient pass, as in torch
     if index is not None and block.pool is not None:
@@ -91,18 +107,17 @@ class _ConvBlock(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None
     ) -> Tensor:
-        if approximate is not None:
-            y = approximate(x, w, bias)
-        else:
-            y = skip_conv2d(x, w, bias, block.geometry.flat(), block.limits)
-        index = None
-        out = y
+        ctx.block, ctx.sink, ctx.dtype = block, _stages.current(), x.dtype
+        x, y = _product(x, w, bias, block, approximate)
+        start = time.perf_counter()
+        index, out = None, y
         if block.pool is not None:
             out, index = relu_pool(y, block.pool)
         elif block.relu:
             out = y.relu_()
+        if ctx.sink is not None:
+            ctx.sink.add("conv", time.perf_counter() - start)
         ctx.save_for_backward(x, w, out if block.relu else None, index)
-        ctx.block, ctx.sink = block, _stages.current()
         return out
 
     @staticmethod
@@ -111,21 +126,44 @@ class _ConvBlock(torch.autograd.Function):
         needed, block, gradient = ctx.needs_input_grad[:3], ctx.block, gradients[0]
         with _stages.report_to(ctx.sink):
             if torch.is_grad_enabled():
-                return *_twice(gradient, x, w, out, index, block, needed), None, None
+                dx, dw, db = _twice(gradient, x, w, out, index, block, needed)
+                return None if dx is None else dx.to(ctx.dtype), dw, db, None, None
             start = time.perf_counter()
             gradient = gradient.contiguous(memory_format=torch.channels_last)
             share = _share(gradient, out, index, block)
             skipped = share <= block.limits[1]
             if skipped:
-                answers = _skip(gradient, x, w, out, index, block, needed, share)
+                dx, dw, db = _skip(gradient, x, w, out, index, block, needed, share)
             else:
-                answers = _dense(gradient, x, w, out, index, block, needed)
+                dx, dw, db = _dense(gradient, x, w, out, index, block, needed)
+            dx = None if dx is None else dx.to(ctx.dtype)
             if ctx.sink is not None:
                 seconds = time.perf_counter() - start
                 macs = dense_macs(block.geometry, x.shape[0], x.shape[1], w.shape[0]) * (needed[0] + needed[1])
                 ctx.sink.went("backward", _stages.Route(share, skipped, seconds), macs)
                 ctx.sink.add("conv", seconds)
-        return *answers, None, None
+        return dx, dw, db, None, None
+
+
+def _product(
+    x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None
+) -> tuple[Tensor, Tensor]:
+    """What is to be saved of x, and the convolution's output."""
+    g = block.geometry
+    if approximate is not None:
+        y = approximate(x.float(), w, bias)
+        return (x.bfloat16(), y.bfloat16()) if block.half else (x, y)
+    if not block.half:
+        return x, skip_conv2d(x, w, bias, g.flat(), block.limits)
+    start = time.perf_counter()
+    x = x.bfloat16()
+    y = F.conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g.stride, g.padding, g.dilation)
+    sink = _stages.current()
+    if sink is not None:
+        seconds = time.perf_counter() - start
+        sink.went("forward", _stages.Route(1.0, False, seconds), dense_macs(g, x.shape[0], x.shape[1], w.shape[0]))
+        sink.add("conv", seconds)
+    return x, y.contiguous(memory_format=torch.channels_last)
 
 
 def _share(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Block) -> float:
@@ -157,6 +195,7 @@ def _skip(
     needed: Any,
     share: float,
 ) -> _Answers:
+    gradient, x, out = gradient.float(), x.float(), None if out is None else out.float()
     dx = empty_last(x, *x.shape) if needed[0] else None
     dw = empty_last(w, *w.shape) if needed[1] else None
     db = w.new_empty(w.shape[0]) if needed[2] else None
@@ -180,18 +219,28 @@ def _dense(
     gradient: Tensor, x: Tensor, w: Tensor, out: Tensor | None, index: Tensor | None, block: Block, needed: Any
 ) -> _Answers:
     g = block.geometry
-    y = dense_gradient(gradient, out, index, block)
-    answers = torch.ops.aten.convolution_backward(
-        y, x, w, [w.shape[0]], g.stride, g.padding, g.dilation, False, (0, 0), 1, needed
+    y = gradient.to(x.dtype)
+    if out is not None:
+        y = empty_last(x, x.shape[0], w.shape[0], *g.output)
+        write = native.relu_unpool_bf16 if block.half else native.relu_unpool
+        write(
+            pixels_last(gradient.float()),
+            pixels_last(out.float()),
+            None if index is None else pixels_last(index),
+            [] if block.pool is None else block.pool.flat(),
+            _bits(y) if block.half else pixels_last(y),
+        )
+    dx, dw, db = torch.ops.aten.convolution_backward(
+        y, x, w.to(x.dtype), [w.shape[0]], g.stride, g.padding, g.dilation, False, (0, 0), 1, needed
     )
-    return tuple(answers)
+    return dx, None if dw is None else dw.to(w.dtype), None if db is None else db.to(w.dtype)
 
 
 def _twice(
     gradient: Tensor, x: Tensor, w: Tensor, out: Tensor | None, index: Tensor | None, block: Block, needed: Any
 ) -> _Answers:
     """The same in ops that can be differentiated again."""
-    y = dense_gradient(gradient, out, index, block)
+    y, x = dense_gradient(gradient, out, index, block).float(), x.float()
     rest = block.geometry.flat(), block.limits
     return (
         skip_conv2d_input(y, w, *rest) if needed[0] else None,

@@ -27,6 +27,9 @@ from thrifty.reuse.encoder import transformed
 from thrifty.reuse.state import ReuseState
 
 
+_HALF_INPUTS = (torch.float32, torch.bfloat16)
+
+
 class _ReuseLayer(nn.Module):
     """What both layers share; the stock class follows it in the bases."""
 
@@ -143,23 +146,30 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             and input.dim() == 4
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
-            and use_native(input, self.weight)
-            and not torch.is_autocast_enabled(input.device.type)
+            and self._takes(input)
             and not transformed()
             and torch.autograd.forward_ad._current_level < 0
         )
+
+    def _takes(self, input: Tensor) -> bool:
+        """Whether the kernels know these dtypes: float32, or bfloat16 products under autocast."""
+        if not torch.is_autocast_enabled("cpu"):
+            return use_native(input, self.weight)
+        takes = use_native(self.weight) and input.device.type == "cpu"
+        return takes and torch.get_autocast_dtype("cpu") == torch.bfloat16 and input.dtype in _HALF_INPUTS
 
     @torch.compiler.disable
     def _run_block(
         self, input: Tensor, stage: Stage | None, *, relu: bool, pool: nn.MaxPool2d | None
     ) -> Tensor | None:
         geometry = self._geometry(input)
-        block = Block(geometry, relu, None if pool is None else _pool_of(geometry.output, pool), self.reuse.limits)
+        pooling = None if pool is None else _pool_of(geometry.output, pool)
+        block = Block(geometry, relu, pooling, self.reuse.limits, half=torch.is_autocast_enabled("cpu"))
         found = None
-        with _stages.report_to(self.reuse.seconds):
+        with _stages.report_to(self.reuse.seconds), torch.autocast("cpu", enabled=False):
             if stage is not None:
                 with torch.no_grad():
-                    found = self.reuse.quantise(pixels_of(input), stage, input.shape[2] * input.shape[3])
+                    found = self.reuse.quantise(pixels_of(input.float()), stage, input.shape[2] * input.shape[3])
                 if found is None:
                     stage = None
             out = conv_block(input, self.weight, self.bias, block, self._multiplied(found, geometry))
