@@ -172,6 +172,63 @@ void take(const Plan& p, const float* sums, const Slices& x, int64_t channels, i
     }
 }
 
+// Where a pixel has so few channels that the sums of all outputs fit an L1 cache, nothing is sorted: the nonzeros of a
+// pixel pass in turn, and the R runs that its taps see, one vector each, stay in registers instead of the sums.
+constexpr int64_t kFewBytes = 40 * 1024;
+constexpr int kMostRunsSeen = 7;
+constexpr int64_t kPortions = 32;  // of the lines, summed apart: their number decides the order of the sums
+
+template <int R>
+void add_pixels(const Nonzeros& y, const Geometry& g, const Slices& x, int64_t step_h, int64_t first, int64_t last,
+                float* sums) {
+    for (int64_t line = first; line < last; ++line) {
+        const float* row = x.x + (line / g.out_h * x.h + line % g.out_h * g.stride_h) * x.w * x.channels;
+        for (int64_t s = 0; s < y.slices; ++s) {
+            const int64_t* starts = y.line(s, line);
+            for (int64_t w = 0; w < g.out_w; ++w) {
+                if (starts[w] == starts[w + 1]) continue;
+                Vec seen[R];
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) seen[r] = load(row + w * g.stride_w * x.channels + r * step_h);
+                for (int64_t e = starts[w]; e < starts[w + 1]; ++e) {
+                    float* sum = sums + (y.index[e] + (s - w) * y.channels) * (R * kLanes);
+                    const float value = y.value[e];
+#pragma GCC unroll 8
+                    for (int r = 0; r < R; ++r) store(sum + r * kLanes, load(sum + r * kLanes) + value * seen[r]);
+                }
+            }
+        }
+    }
+}
+
+using PixelAdder = void (*)(const Nonzeros&, const Geometry&, const Slices&, int64_t, int64_t, int64_t, float*);
+constexpr PixelAdder kPixelAdders[kMostRunsSeen + 1] = {nullptr,       add_pixels<1>, add_pixels<2>, add_pixels<3>,
+                                                        add_pixels<4>, add_pixels<5>, add_pixels<6>, add_pixels<7>};
+
+void sum_few(const Nonzeros& y, const Geometry& g, const Slices& x, const Plan& plan, int64_t outputs,
+             int64_t channels, int64_t taps, float* dw) {
+    const int64_t width = plan.runs * kLanes;
+    Scratch<float> scratch(kPortions * outputs * width);
+    float* const sums = scratch;
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic)
+        for (int64_t portion = 0; portion < kPortions; ++portion) {
+            float* const mine = sums + portion * outputs * width;
+            for (int64_t i = 0; i < outputs * width; ++i) mine[i] = 0.0f;
+            kPixelAdders[plan.runs](y, g, x, plan.step_h, y.lines * portion / kPortions,
+                                    y.lines * (portion + 1) / kPortions, mine);
+        }
+#pragma omp for schedule(static)
+        for (int64_t m = 0; m < outputs; ++m) {
+            float* const sum = sums + m * width;
+            for (int64_t portion = 1; portion < kPortions; ++portion)
+                for (int64_t i = 0; i < width; ++i) sum[i] += sums[(portion * outputs + m) * width + i];
+            take(plan, sum, x, channels, taps, dw + m * taps * channels);
+        }
+    }
+}
+
 // x[images, in_h, in_w, channels] and the nonzeros of y[images, out_h, out_w, outputs] -> dw[outputs, taps, channels].
 inline void sum_nonzeros(const Nonzeros& y, const float* x, const Geometry& g, int64_t images, int64_t outputs,
                          int64_t channels, float* dw) {
@@ -188,6 +245,12 @@ inline void sum_nonzeros(const Nonzeros& y, const float* x, const Geometry& g, i
     seen.x = copy;
     fill(x, g, images, channels, seen);
     for (int64_t c = 0; c < slack; ++c) seen.x[seen.count * seen.floats(images) + c] = 0.0f;
+
+    if (plan.stride == kLanes && plan.across == 1 && plan.runs <= kMostRunsSeen &&
+        outputs * plan.runs * kLanes * 4 <= kFewBytes) {
+        sum_few(y, g, seen, plan, outputs, channels, taps, dw);
+        return;
+    }
 
     const int64_t line_bytes = g.stride_h * seen.w * seen.channels * 4;
     const int64_t halo = most(0, (g.kernel_h - 1) * g.dilation_h + 1 - g.stride_h) * seen.w * seen.channels * 4;
