@@ -9,6 +9,8 @@ from thrifty.ops.sign_hash import MAX_BITS
 
 PIECES = ("auto", "pixels", "patches")
 ENCODERS = ("codebook", "sign")
+SEQUENCES = ("off", "exact", "clusters")
+ATTENTION = ("off", "queries", "keys")
 MAX_CODEBOOK_BITS = 12
 
 
@@ -57,6 +59,12 @@ class Reuse(MethodConfig):
             `auto` takes pixels where a pixel holds at least `min_channels` channels and leaves other layers dense.
         min_channels: input channels from which `auto` changes a convolution.
         linear: change `nn.Linear` layers too. They pay only where many rows share an input: sequences, patches.
+        sequences: change `nn.LSTM`, `nn.GRU` and `nn.MultiheadAttention`: with `exact`, rows of the input that are
+            equal bit for bit (embedded tokens, blank rows) share their product, without error; with `clusters`,
+            similar ones do, as in the other layers.
+        recurrent: with `sequences="clusters"`, make the recurrent products of every step on clusters too.
+        attention: let similar `queries`, or similar `keys`, of `nn.MultiheadAttention` share their scores.
+        attention_bits: log2 of the clusters of each head and sequence at most, in every stage.
         encoder: how pieces get their codes: `codebook`, k-means carried on from step to step, or `sign`, the random
             hyperplanes of the papers: cheaper by a few percent of the layer, and about 1.6 times the error.
         seed: of the codebooks' first entries and of the hyperplanes.
@@ -74,6 +82,10 @@ class Reuse(MethodConfig):
     pieces: str = "auto"
     min_channels: int = 16
     linear: bool = False
+    sequences: str = "off"
+    recurrent: bool = False
+    attention: str = "off"
+    attention_bits: int = 6
     encoder: str = "codebook"
     seed: int = 0
 
@@ -91,6 +103,14 @@ class Reuse(MethodConfig):
             raise UsageError(f"Reuse.pieces is {self.pieces!r}: choose one of {', '.join(PIECES)}")
         if self.encoder not in ENCODERS:
             raise UsageError(f"Reuse.encoder is {self.encoder!r}: choose one of {', '.join(ENCODERS)}")
+        if self.sequences not in SEQUENCES:
+            raise UsageError(f"Reuse.sequences is {self.sequences!r}: choose one of {', '.join(SEQUENCES)}")
+        if self.attention not in ATTENTION:
+            raise UsageError(f"Reuse.attention is {self.attention!r}: choose one of {', '.join(ATTENTION)}")
+        if self.recurrent and self.sequences != "clusters":
+            raise UsageError("Reuse.recurrent takes clusters: set sequences='clusters' too")
+        if type(self.attention_bits) is not int or not 1 <= self.attention_bits <= MAX_CODEBOOK_BITS:
+            raise UsageError(f"Reuse.attention_bits must be 1 to {MAX_CODEBOOK_BITS}, got {self.attention_bits!r}")
         widest = max(stage.bits for stage in self.stages)
         if self.encoder == "codebook" and widest > MAX_CODEBOOK_BITS:
             raise UsageError(
