@@ -62,9 +62,7 @@ def test_keys_agree_with_attention_to_the_means(sequences, heads, positions, dep
 def compare(y, wanted, leaves):
     assert_close(y, wanted, **EXACT)
     cotangent = torch.randn_like(wanted)
-    assert_close(
-        torch.autograd.grad(y, leaves, cotangent), torch.autograd.grad(wanted, leaves, cotangent), **EXACT
-    )
+    assert_close(torch.autograd.grad(y, leaves, cotangent), torch.autograd.grad(wanted, leaves, cotangent), **EXACT)
 
 
 def test_queries_under_a_mask_of_keys():

@@ -76,9 +76,7 @@ def test_shared_linear_is_the_dense_layer(bias):
     y, wanted = shared_linear(x, w, b, *clusters, False), reference(x, w, b)
     cotangent = torch.randn_like(y)
     assert_close(y, wanted, **EXACT)
-    assert_close(
-        torch.autograd.grad(y, leaves, cotangent), torch.autograd.grad(wanted, leaves, cotangent), **EXACT
-    )
+    assert_close(torch.autograd.grad(y, leaves, cotangent), torch.autograd.grad(wanted, leaves, cotangent), **EXACT)
 
 
 @pytest.mark.parametrize("spread", [True, False])

@@ -4,7 +4,9 @@ Every arm of a network starts from the same weights, sees the same batches with 
 take each step in turn, so that their times compare. `loss` is the mean over the last quarter of the training steps,
 `quality` the perplexity or accuracy on held-out data in eval mode, which computes as the stock network does. `error` is
 |x - x_q|^2 / variance of what was clustered: 0 where only equal rows are shared. Steps spent looking in vain for equal
-rows are in the time; `macs_ratio` is the multiply-adds of the changed layers over those of the stock ones.
+rows are in the time; `macs_ratio` is the multiply-adds of the changed layers over those of the stock ones. The row
+`nothing shared` runs a recurrent network through thrifty's recurrence with dense products: the part of a gain over the
+stock network that is not reuse's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thrifty.bench.registry import BenchResult, benchmark
-from thrifty.bench.sequence_cases import CASES, Batch, Case, Loaded, reuse
+from thrifty.bench.sequence_cases import CASES, CONTROL, CONTROL_NAME, EXACT, Batch, Case, Loaded, reuse
 from thrifty.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,12 +51,13 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
         for row in made:
             console.print(f"  {row['changed']}: {row['speedup']:.2f} times as fast, {row['verdict']}", markup=False)
         rows += made
-    speedups = [row["speedup"] for row in rows]
+    of_reuse = [row for row in rows if row["changed"] != CONTROL_NAME]
+    speedups = [row["speedup"] for row in of_reuse]
     summary = {
         "min_speedup": min(speedups, default=None),
         "median_speedup": statistics.median(speedups) if speedups else None,
-        "wins": sum(row["verdict"] == "wins" for row in rows),
-        "rows": len(rows),
+        "wins": sum(row["verdict"] == "wins" for row in of_reuse),
+        "rows": len(of_reuse),
     }
     columns = ("network", "data", "changed", "remaining_ratio", "error", "dense_step_s", "reuse_step_s", "speedup",
                "loss", "dense_loss", "quality", "dense_quality", "verdict")  # fmt: skip
@@ -68,9 +71,14 @@ class _Arm:
         import torch
 
         import thrifty
+        from thrifty.reuse import ReuseGRU, ReuseLSTM
 
         self.model = model
-        self.applied = None if settings is None else thrifty.apply_(model, [reuse(settings)])
+        self.applied = None if settings is None else thrifty.apply_(model, [reuse(settings or EXACT)])
+        if settings == CONTROL:
+            for layer in model.modules():
+                if isinstance(layer, ReuseLSTM | ReuseGRU):
+                    layer.sequences = "off"
         self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
         self.losses: list[float] = []
         self.seconds: list[float] = []
@@ -139,7 +147,7 @@ def _row(
         "metric": case.metric,
         "quality": quality,
         "dense_quality": dense_quality,
-        "verdict": verdict(speedup, arm.loss, dense.loss),
+        "verdict": verdict(speedup, arm.loss, dense.loss) if ratios or not case.settings[name] else "stays dense",
     }
 
 

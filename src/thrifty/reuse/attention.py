@@ -105,7 +105,7 @@ class ReuseMultiheadAttention(nn.MultiheadAttention):
             sequences = query.shape[0 if self.batch_first else 1]
             masks = [None if mask is None else _additive(mask, q_PC.dtype) for mask in (of_keys, of_queries)]
             answer_PC = self._attend(q_PC, k_PC, v_PC, sequences, *masks)
-            answer_PC = self._product("out", answer_PC, self.out_proj.weight, self.out_proj.bias, sequences)
+            answer_PC = self._product("out", answer_PC, answer_PC, self.out_proj.weight, self.out_proj.bias, sequences)
         answer = answer_PC.view(sequences, -1, self.embed_dim)
         return answer if self.batch_first else answer.transpose(0, 1)
 
@@ -114,7 +114,7 @@ class ReuseMultiheadAttention(nn.MultiheadAttention):
         sequences = query.shape[0 if self.batch_first else 1]
         bias = self.in_proj_bias
         if query is key and key is value and self._qkv_same_embed_dim:
-            q_k_v = self._product("in", self._rows(query), self.in_proj_weight, bias, sequences)
+            q_k_v = self._product("in", self._rows(query), query, self.in_proj_weight, bias, sequences)
             q_PC, k_PC, v_PC = (part.contiguous() for part in q_k_v.chunk(3, 1))
             return q_PC, k_PC, v_PC
         if self._qkv_same_embed_dim:
@@ -123,7 +123,7 @@ class ReuseMultiheadAttention(nn.MultiheadAttention):
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None, None, None) if bias is None else bias.chunk(3)
         q_PC, k_PC, v_PC = (
-            self._product(name, self._rows(x), w, b, sequences)
+            self._product(name, self._rows(x), x, w, b, sequences)
             for name, x, w, b in zip(("query", "key", "value"), (query, key, value), weights, biases, strict=True)
         )
         return q_PC, k_PC, v_PC
@@ -132,12 +132,14 @@ class ReuseMultiheadAttention(nn.MultiheadAttention):
         """(B * T, C), sequence after sequence."""
         return (x if self.batch_first else x.transpose(0, 1)).reshape(-1, x.shape[2])
 
-    def _product(self, part: str, x_PC: Tensor, weight: Tensor, bias: Tensor | None, sequences: int) -> Tensor:
+    def _product(
+        self, part: str, x_PC: Tensor, given: Tensor, weight: Tensor, bias: Tensor | None, sequences: int
+    ) -> Tensor:
         if self.sequences == "clusters":
             state = self.reuse.part(part)
             return clustered_linear(self.reuse, state, x_PC, weight, bias, x_PC.shape[0] // sequences)
         if self.sequences == "exact" and part != "out":  # answers differ even where queries are equal: by a mask
-            shared = find_equal(self.reuse, x_PC, lambda to_rows: EXACT_LIMIT)
+            shared = find_equal(self.reuse, part, x_PC, given, lambda to_rows: EXACT_LIMIT)
             if shared is not None:
                 return equal_linear(self.reuse, x_PC, weight, bias, shared)
         count_dense(self.reuse, x_PC, weight)

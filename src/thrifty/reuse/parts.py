@@ -11,19 +11,19 @@ from thrifty.reuse.config import Stage
 from thrifty.reuse.state import ReuseState
 
 REST_STEPS = 15
-"""Steps that a layer goes without looking for equal rows after it found too few of them."""
+"""Steps that a product goes without a search for equal rows after one found too few of them."""
 
 
 class PartsState(ReuseState):
     """Setting and counters of one layer, and the state of each of its products.
 
     Attributes:
-        rest: steps left until equal rows are looked for again.
+        rest: steps left until equal rows are looked for again, by product; absent for none.
     """
 
     def __init__(self, name: str, seed: int, stages: tuple[Stage, ...], encoder: str = "codebook") -> None:
         super().__init__(name, seed, stages, encoder=encoder)
-        self.rest = 0
+        self.rest: dict[str, int] = {}
         self._parts: dict[str, ReuseState] = {}
 
     def part(self, name: str) -> ReuseState:
@@ -32,7 +32,9 @@ class PartsState(ReuseState):
             made = ReuseState(f"{self.name}.{name}", self.seed, self.stages, encoder=self.kind)
             made.counters, made.seconds = self.counters, self.seconds
             self._parts[name] = made
-        return self._parts[name]
+        part = self._parts[name]
+        part.stage_index = self.stage_index
+        return part
 
     def observe_exact(self, remaining_ratio: float) -> None:
         """Book a step in which equal rows shared a product, and nothing was approximated."""
@@ -55,13 +57,14 @@ class PartsState(ReuseState):
 
     def state_dict(self) -> dict[str, Any]:
         """What later steps depend on, by part."""
-        return {"rest": self.rest, "parts": {name: state.state_dict() for name, state in self._parts.items()}}
+        return {"rest": dict(self.rest), "parts": {name: state.state_dict() for name, state in self._parts.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over such a state; raises CheckpointError when it is of another kind."""
-        if set(state) != {"rest", "parts"} or type(state["rest"]) is not int or state["rest"] < 0:
+        fits = set(state) == {"rest", "parts"} and all(isinstance(value, dict) for value in state.values())
+        if not fits or not all(type(steps) is int and steps > 0 for steps in state["rest"].values()):
             raise CheckpointError(f"the checkpoint's state of layer {self.name!r} is of another kind; start anew")
         self._parts.clear()
         for name, of_part in state["parts"].items():
             self.part(name).load_state_dict(of_part)
-        self.rest = state["rest"]
+        self.rest = dict(state["rest"])

@@ -28,19 +28,24 @@ class Shared(NamedTuple):
     spread: bool
 
 
-def find_equal(state: PartsState, x_PC: Tensor, limit: Callable[[bool], float]) -> Shared | None:
+def find_equal(
+    state: PartsState, product: str, x_PC: Tensor, given: Tensor, limit: Callable[[bool], float]
+) -> Shared | None:
     """The equal rows of `x_PC`, or None where more than the part `limit` of the rows is distinct.
 
-    limit: is given whether a gradient is wanted that the rows do not share. After a vain search the layer rests for
-    some steps, so that searching costs next to nothing where it never pays.
+    given: the layer's input, whose rows these are. limit: is given whether a gradient is wanted that the rows do not
+    share. After a vain search the product rests for some steps, so that searching costs next to nothing where it never
+    pays.
     """
-    if state.rest:
-        state.rest -= 1
+    if product in state.rest:
+        state.rest[product] -= 1
+        if not state.rest[product]:
+            del state.rest[product]
         return None
     clusters = Clusters(*group_codes(equal_rows(x_PC.detach()), max(x_PC.shape[0], 1)))
-    spread = x_PC.requires_grad and is_embedding(x_PC, clusters)
+    spread = x_PC.requires_grad and not _watched(given) and is_embedding(x_PC, clusters)
     if clusters.remaining_ratio > limit(x_PC.requires_grad and not spread):
-        state.rest = REST_STEPS
+        state.rest[product] = REST_STEPS
         return None
     state.observe_exact(clusters.remaining_ratio)
     return Shared(clusters, spread)
@@ -91,11 +96,10 @@ def is_embedding(x_PC: Tensor, clusters: Clusters) -> bool:
     """Whether the rows are copies of one embedding's rows, with nothing but changes of shape between.
 
     Then the embedding sums the gradients of all copies of a row, and equal rows may share theirs. Not so where two of
-    its rows are equal (a fresh embedding made of zeros): their gradients differ. Nor where somebody looks at the
-    gradient on its way (a hook, `retain_grad`). clusters: of the equal rows.
+    its rows are equal (a fresh embedding made of zeros): their gradients differ. clusters: of the equal rows.
     """
     node, steps = x_PC.grad_fn, 0
-    if transformed() or x_PC.is_leaf or x_PC.retains_grad or x_PC._backward_hooks:
+    if transformed():
         return False
     while node is not None and steps < _FARTHEST:
         name = node.name().rstrip("0123456789").removesuffix("Backward")
@@ -107,6 +111,11 @@ def is_embedding(x_PC: Tensor, clusters: Clusters) -> bool:
             return False
         node, steps = node.next_functions[0][0], steps + 1
     return False
+
+
+def _watched(x: Tensor) -> bool:
+    """Whether somebody looks at this tensor's gradient, by a hook or `retain_grad`: he is shown it row by row."""
+    return bool(x._backward_hooks) or (not x.is_leaf and x.retains_grad)
 
 
 def _match(x_PC: Tensor, clusters: Clusters, weight: Tensor, indices: Tensor) -> bool:

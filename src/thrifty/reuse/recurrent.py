@@ -41,7 +41,7 @@ class _ReuseRecurrent(nn.RNNBase):
     scan_cost: ClassVar[float]
     product_cost: ClassVar[float]
     reuse: PartsState
-    sequences: str
+    sequences: str  # as in the config; with anything else nothing is shared, to see what the recurrence alone takes
     recurrent: bool
 
     @property
@@ -100,7 +100,8 @@ class _ReuseRecurrent(nn.RNNBase):
                 steps = input if batched else input.unsqueeze(1)
                 steps = steps.transpose(0, 1) if self.batch_first and batched else steps
                 data, sizes = steps.reshape(-1, self.input_size), [steps.shape[1]] * steps.shape[0]
-            shared = find_equal(self.reuse, data, self._worth) if self.sequences == "exact" else None
+            given = input.data if isinstance(input, PackedSequence) else input
+            shared = find_equal(self.reuse, "input", data, given, self._worth) if self.sequences == "exact" else None
             if self.sequences == "exact" and shared is None:
                 return None
             self.reuse.counters.add(steps=1)
@@ -174,9 +175,12 @@ class _ReuseRecurrent(nn.RNNBase):
             bias, state_bias = bias + state_bias, None
         if shared is not None:
             gates_NX = equal_linear(self.reuse, data, of_input, bias, shared)
-        else:
+        elif self.sequences == "clusters":
             part = self.reuse.part(f"input{suffix}")
             gates_NX = clustered_linear(self.reuse, part, data, of_input, bias, len(data))
+        else:
+            count_dense(self.reuse, data, of_input)
+            gates_NX = F.linear(data, of_input, bias)
         if self.recurrent:
             part = self.reuse.part(f"state{suffix}")
 
