@@ -111,6 +111,15 @@ def test_shared_linear_refuses_what_does_not_belong_together():
         shared_linear(x[:3], torch.randn(4, 5, dtype=DOUBLE), None, *clusters_of(x), False)
 
 
+def test_opcheck():
+    x = rows_with_equals(dtype=torch.float32).requires_grad_()
+    torch.library.opcheck(torch.ops.thrifty.equal_rows.default, (x.detach(),))
+    for bias in (None, torch.randn(4, requires_grad=True)):
+        for spread in (True, False):
+            args = (x, torch.randn(4, 5, requires_grad=True), bias, *clusters_of(x), spread)
+            torch.library.opcheck(torch.ops.thrifty.shared_linear.default, args)
+
+
 SIZES = [[3, 3, 3], [4, 3, 3, 1], [1], [2, 1, 1, 1, 1]]
 
 
