@@ -28,6 +28,7 @@ MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
     "reuse-layers": "thrifty.bench.reuse_layers",
+    "reuse-sequences": "thrifty.bench.reuse_sequences",
 }
 
 

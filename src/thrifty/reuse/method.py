@@ -4,11 +4,13 @@ from typing import Any
 
 from torch import nn
 
-from thrifty.core.registry import Method, register_method
+from thrifty.core.registry import Handler, Method, register_method
 from thrifty.core.surgery import adopt
+from thrifty.reuse.attention import change_attention, change_out_projection
 from thrifty.reuse.config import Reuse
 from thrifty.reuse.controller import Plateau
 from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
+from thrifty.reuse.recurrent import change_gru, change_lstm
 from thrifty.reuse.sequential import ReuseSequential
 from thrifty.reuse.state import ReuseState
 
@@ -37,7 +39,7 @@ def change_linear(linear: nn.Linear, name: str, config: Reuse) -> nn.Module | st
     """The replacement, or why the linear layer stays dense."""
     if not config.linear:
         return "a linear layer pays only where many rows share an input; Reuse(linear=True) changes it"
-    state = ReuseState(name, config.seed, config.stages, encoder=config.encoder, skip_zeros=False)
+    state = ReuseState(name, config.seed, config.stages, encoder=config.encoder)
     return adopt(linear, ReuseLinear, reuse=state)
 
 
@@ -46,11 +48,12 @@ def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
     return Plateau(config, [layer.reuse for layer in layers.values()])
 
 
-register_method(
-    Reuse,
-    Method(
-        {nn.Conv2d: change_conv2d, nn.Linear: change_linear},
-        make_controller,
-        containers={nn.Sequential: ReuseSequential},
-    ),
-)
+HANDLERS: dict[type[nn.Module], Handler] = {
+    nn.Conv2d: change_conv2d,
+    nn.Linear: change_linear,
+    nn.LSTM: change_lstm,
+    nn.GRU: change_gru,
+    nn.MultiheadAttention: change_attention,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: change_out_projection,
+}
+register_method(Reuse, Method(HANDLERS, make_controller, containers={nn.Sequential: ReuseSequential}))

@@ -42,7 +42,7 @@ class ReuseState:
         stages: tuple[Stage, ...],
         patches: bool = False,
         encoder: str = "codebook",
-        skip_zeros: bool = True,
+        skip_zeros: bool = False,
         clusters_pay: bool = True,
         gradients: str = "exact",
     ) -> None:
