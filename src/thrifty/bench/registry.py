@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # name -> module that defines it; the order is that of the list
 MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
+    "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
     "reuse-layers": "thrifty.bench.reuse_layers",
     "reuse-training": "thrifty.bench.reuse_training",

@@ -1,0 +1,337 @@
+"""What a training step of a layer will cost here, dense and under a setting of reuse, from the machine's own rates.
+
+Every operation of a layer is a row in the table `OPERATIONS`: how much there is to do (multiply-adds, or numbers
+moved), and what its rate depends on (the length of an inner loop, the size of a table). `calibration.measure` runs each
+row on a few small layers; a prediction is the amount divided by the rate at the features of the layer in question. A
+new operation is a row more, and a function in `workload.CALLS` that runs it.
+
+Between the calibrated layers a rate is read off a plane through its logarithm, plus what the nearest of them depart
+from that plane. Features are held within the calibrated range, so that nothing is extrapolated but the amount.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thrifty.core.errors import UsageError
+from thrifty.ops.clusters import piece_count
+from thrifty.ops.geometry import Geometry, Pair
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DENSE, SPARED = (
+    "dense",
+    "gradient",
+)  # of a stage that only dense layers have; of rows that only an input's gradient needs
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A convolution and its input; a linear layer is a 1x1 convolution of `images` x `width` rows.
+
+    Attributes:
+        images: N. channels: C. outputs: M. height, width: of the input in pixels.
+        kernel, stride, dilation: (vertical, horizontal).
+        padding: zeros at (top, bottom, left, right).
+        input_gradient: whether the backward pass gives one; a first layer's does not.
+
+    Raises:
+        UsageError: a size below 1, or a kernel that does not fit.
+    """
+
+    images: int
+    channels: int
+    outputs: int
+    height: int = 1
+    width: int = 1
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    input_gradient: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = (self.images, self.channels, self.outputs, self.height, self.width)
+        if min(*sizes, *self.kernel, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            raise UsageError(f"{self}: sizes must be at least 1 and padding at least 0")
+        try:
+            _ = self.geometry
+        except ValueError as error:
+            raise UsageError(f"{self}: {error}") from None
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d | nn.Linear, input_shape: Sequence[int], *, input_gradient: bool = True) -> LayerShape:
+        """The shape of a stock layer on inputs (N, C, H, W), or (..., features). Raises UsageError for others."""
+        from torch import nn
+
+        if isinstance(layer, nn.Linear):
+            if len(input_shape) < 1 or input_shape[-1] != layer.in_features:
+                raise UsageError(f"an input of {tuple(input_shape)} does not fit a linear layer of {layer.in_features}")
+            rows = math.prod(input_shape[:-1])
+            return cls(rows, layer.in_features, layer.out_features, input_gradient=input_gradient)
+        if len(input_shape) != 4 or input_shape[1] != layer.in_channels or layer.groups > 1:
+            raise UsageError(f"an input of {tuple(input_shape)} does not fit {layer}: expected (N, C, H, W), one group")
+        if layer.padding == "same":
+            spans = [layer.dilation[axis] * (layer.kernel_size[axis] - 1) for axis in range(2)]
+            padding = tuple(side for span in spans for side in (span // 2, span - span // 2))
+        else:
+            given = (0, 0) if isinstance(layer.padding, str) else layer.padding
+            padding = (given[0], given[0], given[1], given[1])
+        return cls(
+            input_shape[0], layer.in_channels, layer.out_channels, input_shape[2], input_shape[3],
+            layer.kernel_size, layer.stride, padding, layer.dilation, input_gradient,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the taps land."""
+        return Geometry.of((self.height, self.width), self.kernel, self.stride, self.padding, self.dilation)
+
+    @property
+    def pixels(self) -> int:
+        """P, of the input."""
+        return self.images * self.height * self.width
+
+    @property
+    def places(self) -> int:
+        """Q, pixels of the output."""
+        return self.images * math.prod(self.geometry.output)
+
+    @property
+    def taps(self) -> int:
+        """R, pixels that one output sees."""
+        return math.prod(self.kernel)
+
+    @property
+    def visits(self) -> int:
+        """Pairs of an output and a pixel that it sees: Q * R without those that fall on padding."""
+        seen = (
+            (rows.stop - rows.start) * (columns.stop - columns.start)
+            for _, (rows, columns), _ in self.geometry.windows()
+        )
+        return self.images * sum(seen)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer under a setting, in the letters of `thrifty.ops.clusters`.
+
+    Attributes:
+        shape: the layer.
+        length: L, channels a piece.
+        entries: E, of the codebook.
+        clusters: K, of all groups together.
+    """
+
+    shape: LayerShape
+    length: int
+    entries: int
+    clusters: float
+
+    @property
+    def groups(self) -> int:
+        """G, pieces a pixel."""
+        return piece_count(self.shape.channels, self.length)
+
+    @property
+    def table(self) -> float:
+        """Numbers in the table of shared products, K * R * M."""
+        return self.clusters * self.shape.taps * self.shape.outputs
+
+
+def problem(shape: LayerShape, *, length: int, bits: int, remaining_ratio: float | None = None) -> Problem:
+    """The problem of `shape` under a setting.
+
+    Args:
+        shape: the layer.
+        length: channels a piece; cut to the layer's channels.
+        bits: log2 of the codebook's entries.
+        remaining_ratio: clusters / pieces as measured; where None, every entry has a member.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+    if length < 1 or not 1 <= bits <= 31:
+        raise UsageError(f"length {length} and bits {bits}: at least 1 channel, and 1 to 31 bits")
+    if remaining_ratio is not None and not 0.0 < remaining_ratio <= 1.0:
+        raise UsageError(f"a remaining ratio of {remaining_ratio}: it must be above 0 and at most 1")
+    length = min(length, shape.channels)
+    entries = min(1 << bits, shape.pixels)
+    ratio = entries / shape.pixels if remaining_ratio is None else remaining_ratio
+    groups = piece_count(shape.channels, length)
+    return Problem(shape, length, entries, max(ratio * shape.pixels * groups, groups))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A row of the table.
+
+    Attributes:
+        stage: under which `stages_s` counts it; `dense` for the parts of a dense layer.
+        amount: multiply-adds, or numbers moved; seconds are this over the rate.
+        features: what the rate depends on, positive; their logarithms span the space that is calibrated.
+        forward: whether it belongs to the forward pass.
+        spared: whether it is left out where no gradient of the input is wanted.
+    """
+
+    stage: str
+    amount: Callable[[Problem], float]
+    features: Callable[[Problem], tuple[float, ...]]
+    forward: bool = True
+    spared: bool = False
+
+
+def _macs(p: Problem) -> float:
+    return float(p.shape.places * p.shape.taps * p.shape.channels * p.shape.outputs)
+
+
+def _dense(p: Problem) -> tuple[float, ...]:
+    inner, map_side = p.shape.channels * p.shape.taps, math.sqrt(math.prod(p.shape.geometry.output))
+    return inner, p.shape.outputs, map_side, p.shape.places
+
+
+def _values(p: Problem) -> float:
+    return float(p.shape.pixels * p.shape.channels)
+
+
+def _pieces(p: Problem) -> tuple[float, ...]:
+    return p.length, p.shape.pixels * p.shape.channels
+
+
+def _products(p: Problem) -> float:
+    return p.table * p.length
+
+
+def _product(p: Problem) -> tuple[float, ...]:
+    return p.length, p.clusters / p.groups, p.shape.taps * p.shape.outputs
+
+
+def _rows(p: Problem) -> float:
+    return float(p.shape.visits * p.groups * p.shape.outputs)
+
+
+def _row(p: Problem) -> tuple[float, ...]:
+    return p.shape.outputs, p.table, p.shape.places * p.shape.outputs
+
+
+def _weights(p: Problem) -> float:
+    return float(p.shape.channels * p.shape.taps * p.shape.outputs)
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "conv_forward": Operation(DENSE, _macs, _dense),
+    "conv_weight": Operation(DENSE, _macs, _dense, forward=False),
+    "conv_input": Operation(DENSE, _macs, _dense, forward=False, spared=True),
+    "moments": Operation("hash", _values, _pieces),
+    "assign": Operation("hash", lambda p: _values(p) * p.entries, lambda p: (p.length, p.entries, p.shape.pixels)),
+    "group": Operation("group", lambda p: float(p.shape.pixels * p.groups), lambda p: (p.shape.pixels, p.entries)),
+    "centroid": Operation("centroid", _values, _pieces),
+    "observe": Operation("other", lambda p: p.clusters * p.length, lambda p: (p.clusters * p.length,)),
+    "weights": Operation("other", _weights, lambda p: (_weights(p), p.shape.taps)),
+    "table": Operation("gemm", _products, _product),
+    "gather": Operation("gather", _rows, _row),
+    "bias": Operation("other", lambda p: float(p.shape.places * p.shape.outputs), lambda p: (p.shape.outputs,), False),
+    "pull": Operation("scatter", _rows, _row, forward=False),
+    "weight_gradient": Operation("gemm", _products, _product, forward=False),
+    "centroid_gradient": Operation("gemm", _products, _product, forward=False, spared=True),
+    "spread": Operation("scatter", _values, _pieces, forward=False, spared=True),
+    "weights_back": Operation("other", _weights, lambda p: (_weights(p), p.shape.taps), forward=False),
+    # What a layer spends beside its operations, however small it is: Python, autograd, counters.
+    "calls": Operation("other", lambda p: 1.0, lambda p: (1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement: an operation on a calibrated layer took `seconds`."""
+
+    operation: str
+    problem: Problem
+    seconds: float
+
+
+class CostModel:
+    """Predicts seconds of a training step of one layer, at the threads and on the machine of its samples.
+
+    Args:
+        samples: at least one of each row of `OPERATIONS`; see `calibration`.
+
+    Raises:
+        UsageError: an operation without a sample, or a time that is not positive.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+        self._rates: dict[str, _Rate] = {}
+        for name, operation in OPERATIONS.items():
+            own = [sample for sample in samples if sample.operation == name]
+            if not own or any(not sample.seconds > 0 for sample in own):
+                raise UsageError(f"the calibration has no positive time of {name}: calibrate anew")
+            self._rates[name] = _Rate(
+                np.array([operation.features(sample.problem) for sample in own], dtype=float),
+                np.array([operation.amount(sample.problem) / sample.seconds for sample in own]),
+            )
+
+    def seconds(self, name: str, problem: Problem) -> float:
+        """Seconds of one operation."""
+        operation = OPERATIONS[name]
+        return operation.amount(problem) / self._rates[name].at(operation.features(problem))
+
+    def dense_s(self, shape: LayerShape, *, backward: bool = True) -> float:
+        """Seconds of the dense layer, forward, and backward where asked."""
+        nominal = Problem(shape, shape.channels, 1, 1.0)  # no dense operation looks at the setting
+        return sum(self._parts(nominal, dense=True, backward=backward).values())
+
+    def reuse_s(self, problem: Problem, *, backward: bool = True) -> float:
+        """Seconds of the layer under reuse, forward, and backward where asked."""
+        return sum(self._parts(problem, dense=False, backward=backward).values())
+
+    def stages_s(self, problem: Problem, *, backward: bool = True) -> dict[str, float]:
+        """Seconds of the layer under reuse by stage; `other` is what no stage counts."""
+        stages: dict[str, float] = {}
+        for name, seconds in self._parts(problem, dense=False, backward=backward).items():
+            stage = OPERATIONS[name].stage
+            stages[stage] = stages.get(stage, 0.0) + seconds
+        return stages
+
+    def speedup(self, problem: Problem) -> float:
+        """Dense seconds over reuse seconds, forward and backward; above 1 reuse is faster."""
+        return self.dense_s(problem.shape) / self.reuse_s(problem)
+
+    def _parts(self, problem: Problem, *, dense: bool, backward: bool) -> dict[str, float]:
+        return {
+            name: self.seconds(name, problem)
+            for name, operation in OPERATIONS.items()
+            if (operation.stage == DENSE) == dense
+            and (operation.forward or backward)
+            and (problem.shape.input_gradient or not operation.spared)
+        }
+
+
+class _Rate:
+    """A rate over the logarithms of its features."""
+
+    def __init__(self, features: np.ndarray, rates: np.ndarray) -> None:
+        logs = np.log2(features)
+        self._low, self._high = logs.min(0), logs.max(0)
+        self._points = logs
+        self._centre = logs.mean(0)
+        aim = np.log2(rates)
+        self._level = aim.mean()
+        shifted = logs - self._centre
+        # A ridge of a tenth of an octave keeps the plane flat along features that hardly vary.
+        ridge = 0.1 * len(logs) * np.eye(logs.shape[1])
+        self._slope = np.linalg.solve(shifted.T @ shifted + ridge, shifted.T @ (aim - self._level))
+        self._departures = aim - self._level - shifted @ self._slope
+
+    def at(self, features: tuple[float, ...]) -> float:
+        logs = np.clip(np.log2(np.asarray(features, dtype=float)), self._low, self._high)
+        nearness = 1.0 / (((self._points - logs) ** 2).sum(1) + 0.05) ** 2
+        departure = nearness @ self._departures / nearness.sum()
+        return float(2.0 ** (self._level + (logs - self._centre) @ self._slope + departure))
