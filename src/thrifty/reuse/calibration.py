@@ -23,7 +23,8 @@ from thrifty.core.atomic import write_json
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import UsageError
 from thrifty.core.machine import machine
-from thrifty.reuse.cost import DENSE, OPERATIONS, CostModel, LayerShape, Sample
+from thrifty.reuse.cost import DENSE, OPERATIONS, CostModel, Sample
+from thrifty.reuse.problem import LayerShape
 from thrifty.reuse.workload import CALLS, make_material
 
 FORMAT = 1

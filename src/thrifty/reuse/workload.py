@@ -19,9 +19,9 @@ from thrifty.ops.grouped_mm import grouped_mm, grouped_outer
 from thrifty.ops.nearest_centroid import nearest_centroid
 from thrifty.ops.reuse_conv2d import centroids_of, moments_of, quantisation_error, table_weight
 from thrifty.reuse.config import Stage
-from thrifty.reuse.cost import LayerShape, Problem, problem
 from thrifty.reuse.encoder import CodebookEncoder
 from thrifty.reuse.layers import ReuseConv2d
+from thrifty.reuse.problem import LayerShape, Problem, problem
 from thrifty.reuse.state import ReuseState
 
 
