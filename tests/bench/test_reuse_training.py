@@ -38,6 +38,7 @@ def made_row(arm: str, seed: int, *accuracies: float, epoch_s: float = 10.0, sto
         "network": "n", "data": "d", "arm": arm, "seed": seed, "curve": curve,
         "final_accuracy": None if stopped else curve[-1][1], "train_s": curve[-1][0],
         "step_s": epoch_s / 100, "gflops": 1.0, "peak_bytes": 100 if arm == "dense" else 130, "data_s": 0.1,
+        "epoch_spread": 1.0,
     }  # fmt: skip
 
 
@@ -165,6 +166,9 @@ def test_all_arms_end_to_end_and_nothing_is_trained_twice(bench, tmp_path: Path)
         ["reuse@bf16", "1/3"],
         ["dense", "2/3"],
     ]
+
+    kept = sorted(path.name for path in (tmp_path / "runs").rglob("*.pt"))
+    assert kept == ["last.pt"] * 8, "of each training the last checkpoint"
 
     again, shown = bench(*words)
     assert "8 of 8 trainings are done already" in shown and "1/3" not in shown

@@ -10,7 +10,9 @@ it is how much the machine drifted.
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,10 +183,15 @@ def _network(
         for seed in dict.fromkeys(training.config.seed for training in trainings):
             console.print(f"{name}, seed {seed}: {data.source}, {len(data.train)} images", markup=False, soft_wrap=True)
             of_seed = [training for training in trainings if training.config.seed == seed]
-            train_in_turn(of_seed, data, command="thrifty bench reuse-training", console=console)
+            train_in_turn(of_seed, data, command=_command(), console=console)
     rows = [_row(name, training) for training in trainings]
     return rows, {"epochs": epochs, "batch_size": choices.batch_size, "limit_train": choices.limit_train,
-                  "memory_format": "channels_last", "optimizer": "sgd, fused", "schedule": base.schedule}  # fmt: skip
+                  "memory_format": "channels_last", "optimizer": "sgd, fused", "schedule": base.schedule,
+                  "command": _command()}  # fmt: skip
+
+
+def _command() -> str:
+    return shlex.join(["thrifty", *sys.argv[1:]])
 
 
 def _compiled_arm(base: TrainConfig, parent: Path, choices: Choices, console: Console) -> str | None:

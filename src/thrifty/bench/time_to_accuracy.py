@@ -44,7 +44,7 @@ def fill_in(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         rows: of one network and data set: `arm`, `seed`, `curve`, `final_accuracy` (None for an arm that had to stop),
-            `train_s`, `step_s`, `gflops`, `peak_bytes`, `data_s`.
+            `train_s`, `step_s`, `gflops`, `peak_bytes`, `data_s`, `epoch_spread`.
 
     Returns:
         `target_accuracy`; `saved_vs_fp32` and `saved_vs_best`, the parts of the seconds to the target of the arm
@@ -91,7 +91,7 @@ def _is_dense(arm: str) -> bool:
 def _mean_arm(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds; the curve point by point, as far as all seeds have got."""
     points = zip(*(row["curve"] for row in rows), strict=False)
-    keys = ("final_accuracy", "train_s", "step_s", "gflops", "peak_bytes", "data_s")
+    keys = ("final_accuracy", "train_s", "step_s", "gflops", "peak_bytes", "data_s", "epoch_spread")
     means = {key: statistics.fmean(row[key] for row in rows) for key in keys}
     curve = [[statistics.fmean(values) for values in zip(*point, strict=True)] for point in points]
     return {**means, "seeds": len(rows), "epochs": len(curve), "curve": curve}

@@ -73,7 +73,9 @@ def train_in_turn(trainings: list[Training], data: ImageData, *, command: str, c
         ThriftyError: as `thrifty.train.run` does.
     """
     from thrifty.train import Turn, run
+    from thrifty.train.checkpoint import thin
     from thrifty.train.display import Display
+    from thrifty.train.folder import checkpoints
 
     Display(console).headings()
     waiting = [training for training in trainings if not training.over()]
@@ -87,3 +89,4 @@ def train_in_turn(trainings: list[Training], data: ImageData, *, command: str, c
                 raise KeyboardInterrupt
             if training.over():
                 waiting.remove(training)
+                thin(checkpoints(training.folder, training.state()["name"]))
