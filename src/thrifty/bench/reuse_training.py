@@ -48,7 +48,7 @@ COURSES = {
     "cifarnet/fashion-mnist": Course("cifarnet", "fashion-mnist", epochs=16, seeds=3),
     "alexnet/imagenette-128": Course("alexnet", "imagenette-128", epochs=30),
     "vgg19-bn/cifar10": Course("vgg19-bn", "cifar10", epochs=6),
-    "vgg19-bn/imagenette-64": Course("vgg19-bn", "imagenette-128", epochs=10, image_size=64),
+    "vgg19-bn/imagenette-64": Course("vgg19-bn", "imagenette-128", epochs=8, image_size=64),
     "cifarnet/fashion-mnist-slice": Course("cifarnet", "fashion-mnist-slice", epochs=5, whole=False),
 }
 COMPILED = "compiled"
