@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from thrifty.core.errors import UsageError
-from thrifty.reuse import calibration
+from thrifty.reuse import calibration, cost
 from thrifty.reuse.calibration import cost_model, forget, measure
-from thrifty.reuse.cost import DENSE, OPERATIONS, CostModel, Sample
+from thrifty.reuse.cost import DENSE, OPERATIONS, CostModel, Operation, Sample
 from thrifty.reuse.problem import LayerShape, problem
 from thrifty.reuse.workload import CALLS, make_material
 
@@ -46,6 +46,22 @@ shapes = st.builds(
 
 def test_every_operation_of_the_table_can_be_run_and_no_other() -> None:
     assert list(CALLS) == list(OPERATIONS)
+
+
+def test_another_way_of_running_a_layer_is_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say, a dense layer whose gradient of the input skips what is zero."""
+    skipping = Operation("gemm", lambda p: 10.0 * p.shape.pixels, lambda p: (1.0,), forward=False, ways=("skip",))
+    rows = {
+        **{name: replace(one, ways=(*one.ways, "skip")) if name in ("conv_forward", "conv_weight") else one
+           for name, one in OPERATIONS.items()},
+        "skip_input": skipping,
+    }  # fmt: skip
+    monkeypatch.setattr(cost, "OPERATIONS", rows)
+    shape = TINY[0][0]
+    p = problem(shape, length=4, bits=3)
+    model = CostModel([Sample(name, p, one.amount(p) / 1e9) for name, one in rows.items()])
+    assert model.way_s("skip", p) == pytest.approx(2e-9 * OPERATIONS["conv_forward"].amount(p) + 1e-8 * shape.pixels)
+    assert model.dense_s(shape) == pytest.approx(3e-9 * OPERATIONS["conv_forward"].amount(p))
 
 
 def test_amounts_by_hand() -> None:
@@ -144,7 +160,7 @@ def test_the_calibration_times_every_operation_of_every_layer() -> None:
     assert [sample.operation for sample in samples] == list(OPERATIONS) * 2
     assert {sample.seconds for sample in samples} == {1.0}
     again = measure((TINY[0], TINY[0]), repeats=1)
-    dense = [name for name, one in OPERATIONS.items() if one.stage == DENSE]
+    dense = [name for name, one in OPERATIONS.items() if one.ways == (DENSE,)]
     assert len(again) == 2 * len(OPERATIONS) - len(dense), "a dense layer knows no setting, so once is enough"
     model = CostModel(samples)
     p = samples[-1].problem

@@ -23,7 +23,7 @@ from thrifty.core.atomic import write_json
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import UsageError
 from thrifty.core.machine import machine
-from thrifty.reuse.cost import DENSE, OPERATIONS, CostModel, Sample
+from thrifty.reuse.cost import OPERATIONS, REUSE, CostModel, Sample
 from thrifty.reuse.problem import LayerShape
 from thrifty.reuse.workload import CALLS, make_material
 
@@ -91,7 +91,7 @@ def measure(
         for number, (shape, length, bits) in enumerate(layers):
             material = make_material(shape, length, bits, seed=number)
             for name, operation in OPERATIONS.items():
-                if operation.stage == DENSE and shape in dense:
+                if REUSE not in operation.ways and shape in dense:
                     continue
                 seconds = _quickest(CALLS[name](material), repeats, clock)
                 samples.append(Sample(name, material.problem, seconds))

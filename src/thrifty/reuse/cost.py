@@ -20,10 +20,7 @@ import numpy as np
 from thrifty.core.errors import UsageError
 from thrifty.reuse.problem import LayerShape, Problem
 
-DENSE, SPARED = (
-    "dense",
-    "gradient",
-)  # of a stage that only dense layers have; of rows that only an input's gradient needs
+DENSE, REUSE = "dense", "reuse"  # the ways of running a layer
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,12 @@ class Operation:
     """A row of the table.
 
     Attributes:
-        stage: under which `stages_s` counts it; `dense` for the parts of a dense layer.
+        stage: under which `stages_s` counts it.
         amount: multiply-adds, or numbers moved; seconds are this over the rate.
         features: what the rate depends on, positive; their logarithms span the space that is calibrated.
         forward: whether it belongs to the forward pass.
         spared: whether it is left out where no gradient of the input is wanted.
+        ways: the ways of running a layer that it is a part of.
     """
 
     stage: str
@@ -43,6 +41,7 @@ class Operation:
     features: Callable[[Problem], tuple[float, ...]]
     forward: bool = True
     spared: bool = False
+    ways: tuple[str, ...] = (REUSE,)
 
 
 def _macs(p: Problem) -> float:
@@ -83,9 +82,9 @@ def _weights(p: Problem) -> float:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "conv_forward": Operation(DENSE, _macs, _dense),
-    "conv_weight": Operation(DENSE, _macs, _dense, forward=False),
-    "conv_input": Operation(DENSE, _macs, _dense, forward=False, spared=True),
+    "conv_forward": Operation("gemm", _macs, _dense, ways=(DENSE,)),
+    "conv_weight": Operation("gemm", _macs, _dense, forward=False, ways=(DENSE,)),
+    "conv_input": Operation("gemm", _macs, _dense, forward=False, spared=True, ways=(DENSE,)),
     "moments": Operation("hash", _values, _pieces),
     "assign": Operation("hash", lambda p: _values(p) * p.entries, lambda p: (p.length, p.entries, p.shape.pixels)),
     "group": Operation("group", lambda p: float(p.shape.pixels * p.groups), lambda p: (p.shape.pixels, p.entries)),
@@ -141,19 +140,23 @@ class CostModel:
         operation = OPERATIONS[name]
         return operation.amount(problem) / self._rates[name].at(operation.features(problem))
 
+    def way_s(self, way: str, problem: Problem, *, backward: bool = True) -> float:
+        """Seconds of a layer run in one of the ways, forward, and backward where asked."""
+        return sum(self._parts(way, problem, backward).values())
+
     def dense_s(self, shape: LayerShape, *, backward: bool = True) -> float:
-        """Seconds of the dense layer, forward, and backward where asked."""
+        """Seconds of the dense layer; see `way_s`."""
         nominal = Problem(shape, shape.channels, 1, 1.0)  # no dense operation looks at the setting
-        return sum(self._parts(nominal, dense=True, backward=backward).values())
+        return self.way_s(DENSE, nominal, backward=backward)
 
     def reuse_s(self, problem: Problem, *, backward: bool = True) -> float:
-        """Seconds of the layer under reuse, forward, and backward where asked."""
-        return sum(self._parts(problem, dense=False, backward=backward).values())
+        """Seconds of the layer under reuse; see `way_s`."""
+        return self.way_s(REUSE, problem, backward=backward)
 
     def stages_s(self, problem: Problem, *, backward: bool = True) -> dict[str, float]:
         """Seconds of the layer under reuse by stage; `other` is what no stage counts."""
         stages: dict[str, float] = {}
-        for name, seconds in self._parts(problem, dense=False, backward=backward).items():
+        for name, seconds in self._parts(REUSE, problem, backward).items():
             stage = OPERATIONS[name].stage
             stages[stage] = stages.get(stage, 0.0) + seconds
         return stages
@@ -162,11 +165,11 @@ class CostModel:
         """Dense seconds over reuse seconds, forward and backward; above 1 reuse is faster."""
         return self.dense_s(problem.shape) / self.reuse_s(problem)
 
-    def _parts(self, problem: Problem, *, dense: bool, backward: bool) -> dict[str, float]:
+    def _parts(self, way: str, problem: Problem, backward: bool) -> dict[str, float]:
         return {
             name: self.seconds(name, problem)
             for name, operation in OPERATIONS.items()
-            if (operation.stage == DENSE) == dense
+            if way in operation.ways
             and (operation.forward or backward)
             and (problem.shape.input_gradient or not operation.spared)
         }
