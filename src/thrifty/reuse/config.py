@@ -8,6 +8,7 @@ from thrifty.core.errors import UsageError
 from thrifty.ops.sign_hash import MAX_BITS
 
 PIECES = ("auto", "pixels", "patches")
+GRADIENTS = ("exact", "clusters")
 ENCODERS = ("codebook", "sign")
 MAX_CODEBOOK_BITS = 12
 
@@ -57,6 +58,12 @@ class Reuse(MethodConfig):
             `auto` takes pixels where a pixel holds at least `min_channels` channels and leaves other layers dense.
         min_channels: input channels from which `auto` changes a convolution.
         linear: change `nn.Linear` layers too. They pay only where many rows share an input: sequences, patches.
+        skip_zeros: leave out zeros in exact products, and run a convolution with the ReLU and max pool behind it as one
+            step. Exact: only the order of sums differs from the stock layers'.
+        gradients: in a stage of clusters, where a ReLU follows: `exact` gradients by the nonzeros of what comes back,
+            or those of the `clusters`, as in the paper.
+        measure: time the ways of computing in the first steps, layer by layer, and take the fastest. Without it, fixed
+            shares of nonzeros decide, and two runs from one seed are equal bit for bit.
         encoder: how pieces get their codes: `codebook`, k-means carried on from step to step, or `sign`, the random
             hyperplanes of the papers: cheaper by a few percent of the layer, and about 1.6 times the error.
         seed: of the codebooks' first entries and of the hyperplanes.
@@ -74,6 +81,9 @@ class Reuse(MethodConfig):
     pieces: str = "auto"
     min_channels: int = 16
     linear: bool = False
+    skip_zeros: bool = True
+    gradients: str = "exact"
+    measure: bool = True
     encoder: str = "codebook"
     seed: int = 0
 
@@ -81,8 +91,8 @@ class Reuse(MethodConfig):
         """Check every field; see `MethodConfig.validate`."""
         if not isinstance(self.stages, tuple):
             raise UsageError(f"Reuse.stages must be a tuple of Stage(length, bits), got {self.stages!r}")
-        if not self.stages:
-            raise UsageError("Reuse.stages is empty: give at least one Stage(length, bits)")
+        if not self.stages and not self.skip_zeros:
+            raise UsageError("Reuse.stages is empty and zeros are not skipped: give at least one Stage(length, bits)")
         for i, stage in enumerate(self.stages):
             if not isinstance(stage, Stage):
                 raise UsageError(f"Reuse.stages[{i}] is {stage!r}: expected Stage(length, bits)")
@@ -91,7 +101,9 @@ class Reuse(MethodConfig):
             raise UsageError(f"Reuse.pieces is {self.pieces!r}: choose one of {', '.join(PIECES)}")
         if self.encoder not in ENCODERS:
             raise UsageError(f"Reuse.encoder is {self.encoder!r}: choose one of {', '.join(ENCODERS)}")
-        widest = max(stage.bits for stage in self.stages)
+        if self.gradients not in GRADIENTS:
+            raise UsageError(f"Reuse.gradients is {self.gradients!r}: choose one of {', '.join(GRADIENTS)}")
+        widest = max((stage.bits for stage in self.stages), default=0)
         if self.encoder == "codebook" and widest > MAX_CODEBOOK_BITS:
             raise UsageError(
                 f"a stage has {widest} bits, a codebook takes at most {MAX_CODEBOOK_BITS}: "

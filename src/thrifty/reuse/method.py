@@ -9,6 +9,7 @@ from thrifty.core.surgery import adopt
 from thrifty.reuse.config import Reuse
 from thrifty.reuse.controller import Plateau
 from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
+from thrifty.reuse.sequential import ReuseSequential
 from thrifty.reuse.state import ReuseState
 
 
@@ -16,17 +17,28 @@ def change_conv2d(conv: nn.Conv2d, name: str, config: Reuse) -> nn.Module | str:
     """The replacement, or why the convolution stays dense."""
     if conv.groups > 1:
         return f"groups={conv.groups}: each output sees few channels, so there is little to share"
-    patches = config.pieces == "patches"
-    if config.pieces == "auto" and conv.in_channels < config.min_channels:
+    short = config.pieces == "auto" and conv.in_channels < config.min_channels
+    if short and not config.skip_zeros:
         return f"{conv.in_channels} input channels: pieces this short cost more to look up than to multiply"
-    return adopt(conv, ReuseConv2d, reuse=ReuseState(name, config.seed, config.stages, patches, config.encoder))
+    state = ReuseState(
+        name,
+        config.seed,
+        config.stages,
+        config.pieces == "patches",
+        config.encoder,
+        skip_zeros=config.skip_zeros,
+        clusters_pay=not short,
+        gradients=config.gradients,
+    )
+    return adopt(conv, ReuseConv2d, reuse=state)
 
 
 def change_linear(linear: nn.Linear, name: str, config: Reuse) -> nn.Module | str:
     """The replacement, or why the linear layer stays dense."""
     if not config.linear:
         return "a linear layer pays only where many rows share an input; Reuse(linear=True) changes it"
-    return adopt(linear, ReuseLinear, reuse=ReuseState(name, config.seed, config.stages, encoder=config.encoder))
+    state = ReuseState(name, config.seed, config.stages, encoder=config.encoder, skip_zeros=False)
+    return adopt(linear, ReuseLinear, reuse=state)
 
 
 def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
@@ -34,4 +46,11 @@ def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
     return Plateau(config, [layer.reuse for layer in layers.values()])
 
 
-register_method(Reuse, Method({nn.Conv2d: change_conv2d, nn.Linear: change_linear}, make_controller))
+register_method(
+    Reuse,
+    Method(
+        {nn.Conv2d: change_conv2d, nn.Linear: change_linear},
+        make_controller,
+        containers={nn.Sequential: ReuseSequential},
+    ),
+)
