@@ -271,4 +271,4 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
     for a, b in zip(whole, broken, strict=True):
         one, other = tmp_path / "whole" / "tiny-slice" / a["folder"], tmp_path / "broken" / "tiny-slice" / b["folder"]
         losses = f"losses/{a['arm']}.npy"
-        assert (one / losses).read_bytes() == (other / losses).read_bytes()
+        assert (one / losses).read_bytes() == (other / losses).read_bytes(), a["arm"]
