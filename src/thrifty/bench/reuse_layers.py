@@ -44,7 +44,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
         console.print(f"{source.network} on {data.source}: {steps} steps of {source.batch}, then one batch is taken")
         for case in capture(source, data, steps, before=3):
             for length, bits in QUICK_SETTINGS if quick else SETTINGS:
-                rows.append(_row(source, case, length, bits, budget_s=1.0 if quick else 4.0))
+                rows.append(layer_row(source, case, length, bits, budget_s=1.0 if quick else 4.0))
     fair = [row["speedup"] for row in rows if row["error"] <= ERROR_LIMIT]
     summary = {
         "error_limit": ERROR_LIMIT,
@@ -58,7 +58,8 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
     return BenchResult(settings, rows, summary, columns)
 
 
-def _row(source: Source, case: ConvCase, length: int, bits: int, budget_s: float) -> dict[str, Any]:
+def layer_row(source: Source, case: ConvCase, length: int, bits: int, budget_s: float) -> dict[str, Any]:
+    """Time one layer under one setting; the keys are those of the benchmark's rows."""
     import torch
 
     from thrifty.bench.timing import calibrate, interleave, median_min_max
