@@ -164,8 +164,8 @@ int64_t group_codes(Array<const int32_t, 2> codes, int64_t scope, Array<int32_t,
     return clusters;
 }
 
-void level_codes(Array<const float, 2> x, Array<const float, 2> thresholds, int64_t length, int64_t bits,
-                 Array<uint8_t, 2> codes, Array<int32_t, 1> bad) {
+bool level_codes(Array<const float, 2> x, Array<const float, 2> thresholds, int64_t length, int64_t bits,
+                 Array<uint8_t, 2> codes) {
     if (length < 1 || bits < 1 || length > 8 || bits > 8 || length * bits > 8)
         throw std::invalid_argument("length and bits: expected a product of 1 to 8, got " + std::to_string(length) +
                                     " and " + std::to_string(bits));
@@ -173,11 +173,12 @@ void level_codes(Array<const float, 2> x, Array<const float, 2> thresholds, int6
     require_size(thresholds, "thresholds", 1, x.shape(1), "channels");
     require_size(codes, "codes", 0, x.shape(0), "pixels");
     require_size(codes, "codes", 1, pieces(x.shape(1), static_cast<std::size_t>(length)), "groups");
-    require_size(bad, "bad", 0, 1, "one flag");
     const auto kernel = thrifty::kernels().level_codes;
+    int32_t bad = 0;
     nb::gil_scoped_release nogil;
     kernel(x.data(), signed_size(x.shape(0)), signed_size(x.shape(1)), thresholds.data(), length, bits, codes.data(),
-           bad.data());
+           &bad);
+    return bad != 0;
 }
 
 void nearest_centroid(Array<const float, 2> x, Array<const float, 3> codebook, Array<int32_t, 2> codes) {
@@ -240,7 +241,7 @@ void table_conv(Array<const int16_t, 4> table, Array<const float, 1> scale, Arra
         throw std::invalid_argument("pool: every window must see an output");
     const std::size_t width = table.shape(3), groups = codes.shape(1);
     if (width == 0 || width % kRowUnit != 0 || width > 128 || reinterpret_cast<uintptr_t>(table.data()) % 64 != 0)
-        throw std::invalid_argument("table: rows must begin at multiples of 64 bytes, and be 64, 128, 192 or 256 bytes long");
+        throw std::invalid_argument("table: expected rows of 32, 64, 96 or 128 numbers that begin at multiples of 64 bytes");
     if (groups == 0 || table.shape(2) % groups != 0 || table.shape(2) / groups > 256)
         throw std::invalid_argument("table: axis 2 has size " + std::to_string(table.shape(2)) + ", expected up to 256 " +
                                     "entries for each of " + std::to_string(groups) + " groups");
@@ -289,8 +290,8 @@ NB_MODULE(_native, m) {
           "starts"_a.noconvert(), "offsets"_a.noconvert(),
           "Clusters codes (groups, pixels) within scopes of so many pixels; returns the number of clusters.");
     m.def("level_codes", &level_codes, "x"_a.noconvert(), "thresholds"_a.noconvert(), "length"_a, "bits"_a,
-          "codes"_a.noconvert(), "bad"_a.noconvert(),
-          "Writes the packed levels (pixels, groups) of x (pixels, channels); bad becomes 1 where x is not finite, else 0.");
+          "codes"_a.noconvert(),
+          "Writes the packed levels (pixels, groups) of x (pixels, channels); returns whether a value is not finite.");
     m.def("nearest_centroid", &nearest_centroid, "x"_a.noconvert(), "codebook"_a.noconvert(), "codes"_a.noconvert(),
           "Writes the nearest entry of codebook (groups, entries, length) to every piece of x (pixels, channels).");
     m.def("pull_sums", &pull_sums, "y"_a.noconvert(), "order"_a.noconvert(), "starts"_a.noconvert(), "geometry"_a,

@@ -38,9 +38,8 @@ def _run(x_PC: Tensor, thresholds_TC: Tensor, length: int, bits: int) -> tuple[T
     if not use_native(x_PC, thresholds_TC):
         return reference(x_PC, thresholds_TC, length, bits)
     codes_PG = torch.empty(x_PC.shape[0], piece_count(x_PC.shape[1], length), dtype=torch.uint8)
-    bad = torch.empty(1, dtype=torch.int32)
-    native.level_codes(x_PC.contiguous(), thresholds_TC.contiguous(), length, bits, codes_PG, bad)
-    return codes_PG, bad
+    bad = native.level_codes(x_PC.contiguous(), thresholds_TC.contiguous(), length, bits, codes_PG)
+    return codes_PG, torch.tensor([int(bad)], dtype=torch.int32)
 
 
 def _fake(x_PC: Tensor, thresholds_TC: Tensor, length: int, bits: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,23 @@
 
 import thrifty.reuse.method  # noqa: F401  (the import registers the method)
 from thrifty.reuse.config import Reuse, Stage
+from thrifty.reuse.frozen import FrozenReport, LayerChoice, freeze, frozen_report
+from thrifty.reuse.frozen_file import load_frozen, save_frozen
+from thrifty.reuse.frozen_fit import Setting
+from thrifty.reuse.frozen_layer import FrozenConv2d
 from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
 
-__all__ = ["Reuse", "ReuseConv2d", "ReuseLinear", "Stage"]
+__all__ = [
+    "FrozenConv2d",
+    "FrozenReport",
+    "LayerChoice",
+    "Reuse",
+    "ReuseConv2d",
+    "ReuseLinear",
+    "Setting",
+    "Stage",
+    "freeze",
+    "frozen_report",
+    "load_frozen",
+    "save_frozen",
+]

@@ -106,7 +106,7 @@ def freeze(
         progress: takes a line for each layer.
 
     Returns:
-        The frozen model; `frozen_report(model)` says what was chosen. It is never slower than the stock model with
+        The frozen model, whose parameters ask for no gradient; `frozen_report(model)` says what was chosen. It is never slower than the stock model with
         BatchNorm folded, as measured here, and is that model where nothing pays. Layers' times are taken with the threads
         of this moment: freeze on the machine, and with the threads, that will run the model.
 
@@ -129,6 +129,7 @@ def freeze(
         dense_s, frozen_s = _race((dense, frozen), fitting[0])
         if frozen_s > dense_s and any(layer.within(bound) for layer in layers):
             bound, loss, frozen, frozen_s = -1.0, 0.0, dense, dense_s
+    frozen.requires_grad_(False)
     rows = tuple(_row(layer, bound) for layer in layers)
     frozen.frozen_report = FrozenReport(rows, loss, dense_s, frozen_s)  # type: ignore[assignment]
     return frozen

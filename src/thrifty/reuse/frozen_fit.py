@@ -1,6 +1,6 @@
 """What a convolution's inputs look like on calibration data, and a frozen layer fitted to them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from thrifty.reuse.frozen_chains import Chain
 from thrifty.reuse.frozen_layer import FrozenConv2d
-from thrifty.reuse.frozen_levels import fit_levels
+from thrifty.reuse.frozen_levels import Levels, fit_levels
 
-SAMPLE_PIXELS = 16_384
+SAMPLE_PIXELS = 8_192
 # Sums of one sign may grow so far beyond the largest seen in calibration before they saturate.
 HEADROOM = 1.5
 
@@ -40,11 +40,19 @@ class Seen:
         rows_PC: a sample of its input's pixels.
         peak_M: the largest sum of products of one sign, per output.
         input: one batch, (N, C, H, W), to time and to judge on.
+        fitted: levels by their bits.
     """
 
     rows_PC: Tensor
     peak_M: Tensor
     input: Tensor
+    fitted: dict[int, Levels] = field(default_factory=dict)
+
+    def levels(self, bits: int) -> Levels:
+        """Levels of so many bits, fitted once."""
+        if bits not in self.fitted:
+            self.fitted[bits] = fit_levels(self.rows_PC, bits)
+        return self.fitted[bits]
 
 
 def watch(model: nn.Module, chains: list[Chain], batches: list[Tensor]) -> dict[str, Seen]:
@@ -96,7 +104,7 @@ def fit(conv: nn.Conv2d, seen: Seen, setting: Setting, *, relu: bool, pool: nn.M
     bias_M = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
     return FrozenConv2d.of(
         conv,
-        fit_levels(seen.rows_PC, setting.bits),
+        seen.levels(setting.bits),
         setting.length,
         headroom_M=seen.peak_M * HEADROOM,
         bias_M=bias_M,

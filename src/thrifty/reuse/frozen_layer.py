@@ -73,6 +73,30 @@ class FrozenConv2d(nn.Module):
         tensors = {"table": pack_table(rows, 128 if skip else 64), "scale": scale_M, "bias": bias_M.clone(), "thresholds": levels.thresholds}
         return FrozenConv2d(settings, tensors)
 
+    def check(self) -> None:
+        """Raise ValueError where settings and tensors do not belong together, as in a file that is not ours."""
+        channels, outputs = self.in_channels, self.scale.shape[0]
+        kernel = self.settings["kernel"]
+        if not (channels >= 1 and self.length >= 1 and 1 <= self.bits and self.length * self.bits <= 8):
+            raise ValueError(f"{channels} channels in pieces of {self.length}, {self.bits} bits each")
+        numbers = [self.settings[key] for key in ("kernel", "stride", "padding", "dilation", "pool")]
+        if [len(some) for some in numbers[:4]] != [2, 2, 4, 2] or len(numbers[4]) not in (0, 6):
+            raise ValueError("kernel, stride, padding, dilation or pool have a wrong length")
+        if any(type(number) is not int or number < 0 for some in numbers for number in some):
+            raise ValueError("kernel, stride, padding, dilation and pool must be whole numbers")
+        rows = -(-channels // self.length) * 2 ** (self.length * self.bits)
+        width = self.table.shape[-1]
+        expected = {
+            "table": ((-(-outputs // width), kernel[0] * kernel[1], rows, width), torch.int16),
+            "scale": ((outputs,), torch.float32),
+            "bias": ((outputs,), torch.float32),
+            "thresholds": ((2**self.bits - 1, channels), torch.float32),
+        }
+        for name, (shape, dtype) in expected.items():
+            tensor = self.get_buffer(name)
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype or not tensor.isfinite().all():
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected {shape} {dtype}, finite")
+
     def forward(self, input: Tensor) -> Tensor:
         """As the stock layer's forward, in inference."""
         if torch.is_grad_enabled() and input.requires_grad:

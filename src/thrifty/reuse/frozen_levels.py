@@ -31,11 +31,13 @@ def fit_levels(sample_PC: Tensor, bits: int) -> Levels:
     """Levels of B bits for rows (P, C) of finite float32 numbers, P at least 1."""
     zero = bool((sample_PC >= 0).all())
     count = 2**bits
-    sorted_CP = sample_PC.T.sort(dim=1).values
+    sorted_CP = sample_PC.T.contiguous().sort(dim=1).values
+    # Double sums: a level's total is the difference of two of them.
+    sums_CP = torch.nn.functional.pad(sorted_CP.double().cumsum(1), (1, 0))
     values_CQ = _start(sorted_CP, count, zero)
     for _ in range(ROUNDS):
         cuts_CT = (values_CQ[:, 1:] + values_CQ[:, :-1]) / 2
-        means_CQ = _means(sorted_CP, cuts_CT, values_CQ)
+        means_CQ = _means(sorted_CP, sums_CP, cuts_CT.contiguous(), values_CQ)
         if zero:
             means_CQ[:, 0] = 0
         values_CQ = means_CQ.cummax(dim=1).values
@@ -67,10 +69,9 @@ def _start(sorted_CP: Tensor, count: int, zero: bool) -> Tensor:
     return values_CQ.cummax(dim=1).values
 
 
-def _means(sorted_CP: Tensor, cuts_CT: Tensor, old_CQ: Tensor) -> Tensor:
-    """Mean of every level's members; a level without members keeps its value. Double sums: they are differences."""
-    sums_CP = torch.nn.functional.pad(sorted_CP.double().cumsum(1), (1, 0))
-    ends_CT = torch.searchsorted(sorted_CP, cuts_CT.contiguous())
+def _means(sorted_CP: Tensor, sums_CP: Tensor, cuts_CT: Tensor, old_CQ: Tensor) -> Tensor:
+    """Mean of every level's members, from running sums; a level without members keeps its value."""
+    ends_CT = torch.searchsorted(sorted_CP, cuts_CT)
     bounds = torch.nn.functional.pad(ends_CT, (1, 0))
     bounds = torch.nn.functional.pad(bounds, (0, 1), value=sorted_CP.shape[1])
     sizes_CQ = bounds[:, 1:] - bounds[:, :-1]
