@@ -5,9 +5,11 @@
 // output is written. The GIL is released while a kernel runs.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -265,6 +267,107 @@ void table_conv(Array<const int16_t, 4> table, Array<const float, 1> scale, Arra
            signed_size(groups), signed_size(entries), signed_size(y.shape(3)), signed_size(width), skip, relu, y.data());
 }
 
+int64_t count_nonzeros(Array<const float, 2> x, int64_t step) {
+    if (step < 1) throw std::invalid_argument("step: expected at least one row, got " + std::to_string(step));
+    const auto kernel = thrifty::kernels().count_nonzeros;
+    int64_t count = 0;
+    nb::gil_scoped_release nogil;
+    kernel(x.data(), signed_size(x.shape(0)), signed_size(x.shape(1)), step, &count);
+    return count;
+}
+
+// Requires an array of images (images, height, width, channels) as the geometry has them at one of its ends.
+template <typename A>
+void require_map(const A& array, const char* name, const thrifty::Geometry& geometry, bool input, std::size_t channels) {
+    require_size(array, name, 1, static_cast<std::size_t>(input ? geometry.in_h : geometry.out_h), "height");
+    require_size(array, name, 2, static_cast<std::size_t>(input ? geometry.in_w : geometry.out_w), "width");
+    require_size(array, name, 3, channels, "channels");
+    if (array.shape(3) > 0 && signed_size(array.shape(2)) > kMostPieces / signed_size(array.shape(3)))
+        throw std::invalid_argument(std::string(name) + ": a line has more than 2^31 - 1 values");
+}
+
+void skip_conv(Array<const float, 4> x, Array<const float, 3> weight, Array<const float, 1> bias,
+               const std::vector<int64_t>& numbers, double share, Array<float, 4> y) {
+    const thrifty::Geometry geometry = geometry_of(numbers);
+    require_size(weight, "weight", 1, static_cast<std::size_t>(geometry.kernel_h * geometry.kernel_w), "taps");
+    require_map(x, "x", geometry, true, weight.shape(2));
+    require_map(y, "y", geometry, false, weight.shape(0));
+    require_size(y, "y", 0, x.shape(0), "images");
+    require_size(bias, "bias", 0, weight.shape(0), "outputs");
+    const auto kernel = thrifty::kernels().skip_conv;
+    nb::gil_scoped_release nogil;
+    kernel(x.data(), weight.data(), bias.data(), &geometry, signed_size(x.shape(0)), signed_size(weight.shape(0)),
+           signed_size(weight.shape(2)), share, y.data());
+}
+
+// The eight numbers of thrifty.ops.geometry.Pool, checked against the map that is pooled: every window sees a pixel.
+thrifty::Pool pool_of(const std::vector<int64_t>& n, int64_t height, int64_t width) {
+    if (n.size() != 8) throw std::invalid_argument("pool: expected 8 numbers, got " + std::to_string(n.size()));
+    const thrifty::Pool p{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]};
+    const auto fits = [](int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
+        return out >= 1 && kernel >= 1 && stride >= 1 && pad >= 0 && pad < kernel && kernel <= 255 && out <= size + pad &&
+               stride <= kMostPieces && (out - 1) * stride - pad < size;
+    };
+    if (!fits(height, p.out_h, p.kernel_h, p.stride_h, p.pad_h) || !fits(width, p.out_w, p.kernel_w, p.stride_w, p.pad_w) ||
+        p.kernel_h * p.kernel_w > 255)
+        throw std::invalid_argument("pool: a window is out of range: larger than 255 pixels, or beyond the map");
+    return p;
+}
+
+void relu_pool(Array<const float, 4> y, const std::vector<int64_t>& numbers, Array<float, 4> out,
+               Array<uint8_t, 4> index) {
+    const thrifty::Pool pool = pool_of(numbers, signed_size(y.shape(1)), signed_size(y.shape(2)));
+    require_size(out, "out", 0, y.shape(0), "images");
+    require_size(out, "out", 1, static_cast<std::size_t>(pool.out_h), "height");
+    require_size(out, "out", 2, static_cast<std::size_t>(pool.out_w), "width");
+    require_size(out, "out", 3, y.shape(3), "channels");
+    for (std::size_t axis = 0; axis < 4; ++axis) require_size(index, "index", axis, out.shape(axis), "as out");
+    const auto kernel = thrifty::kernels().relu_pool;
+    nb::gil_scoped_release nogil;
+    kernel(y.data(), signed_size(y.shape(0)), signed_size(y.shape(1)), signed_size(y.shape(2)),
+           signed_size(y.shape(3)), &pool, out.data(), index.data());
+}
+
+template <typename T, std::size_t N>
+using Maybe = std::optional<Array<T, N>>;
+
+template <typename M>
+auto data_or_null(const M& array) -> decltype(array->data()) {
+    return array ? array->data() : nullptr;
+}
+
+void skip_conv_backward(Array<const float, 4> gradient, const Maybe<const float, 4>& output,
+                        const Maybe<const uint8_t, 4>& index, const std::vector<int64_t>& pool,
+                        Array<const float, 4> x, Array<const float, 3> weight, const std::vector<int64_t>& numbers,
+                        double share, const Maybe<float, 4>& dx, const Maybe<float, 3>& dw, const Maybe<float, 1>& db) {
+    const thrifty::Geometry geometry = geometry_of(numbers);
+    thrifty::Source source{gradient.data(), data_or_null(output), data_or_null(index), {}};
+    require_size(weight, "weight", 1, static_cast<std::size_t>(geometry.kernel_h * geometry.kernel_w), "taps");
+    require_map(x, "x", geometry, true, weight.shape(2));
+    require_size(gradient, "gradient", 0, x.shape(0), "images");
+    if (index) {
+        if (!output) throw std::invalid_argument("index: given without output");
+        source.pool = pool_of(pool, geometry.out_h, geometry.out_w);
+        require_size(gradient, "gradient", 1, static_cast<std::size_t>(source.pool.out_h), "height");
+        require_size(gradient, "gradient", 2, static_cast<std::size_t>(source.pool.out_w), "width");
+        require_size(gradient, "gradient", 3, weight.shape(0), "channels");
+        for (std::size_t axis = 0; axis < 4; ++axis) require_size(*index, "index", axis, gradient.shape(axis), "as gradient");
+    } else {
+        require_map(gradient, "gradient", geometry, false, weight.shape(0));
+    }
+    if (signed_size(weight.shape(0)) > kMostPieces / geometry.out_w)
+        throw std::invalid_argument("weight: a line of outputs has more than 2^31 - 1 values");
+    for (std::size_t axis = 0; output && axis < 4; ++axis)
+        require_size(*output, "output", axis, gradient.shape(axis), "as gradient");
+    for (std::size_t axis = 0; dx && axis < 4; ++axis) require_size(*dx, "dx", axis, x.shape(axis), "as x");
+    for (std::size_t axis = 0; dw && axis < 3; ++axis) require_size(*dw, "dw", axis, weight.shape(axis), "as weight");
+    if (db) require_size(*db, "db", 0, weight.shape(0), "outputs");
+    const auto kernel = thrifty::kernels().skip_conv_backward;
+    nb::gil_scoped_release nogil;
+    kernel(&source, x.data(), weight.data(), &geometry, signed_size(x.shape(0)), signed_size(weight.shape(0)),
+           signed_size(weight.shape(2)), share, data_or_null(dx), data_or_null(dw), data_or_null(db));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -284,6 +387,8 @@ NB_MODULE(_native, m) {
           "Writes the mean of every cluster's pieces of x (pixels, channels) into centroids (clusters, length).");
     m.def("cluster_spread", &cluster_spread, "c"_a.noconvert(), "ids"_a.noconvert(), "starts"_a.noconvert(),
           "x"_a.noconvert(), "Writes every member's share of c (clusters, length) into x (pixels, channels).");
+    m.def("count_nonzeros", &count_nonzeros, "x"_a.noconvert(), "step"_a,
+          "How many values of every step-th row of x (rows, width) are not zero.");
     m.def("gather_add", &gather_add, "table"_a.noconvert(), "bias"_a.noconvert(), "ids"_a.noconvert(), "geometry"_a,
           "y"_a.noconvert(), "Writes y (images, height, width, outputs) from table (clusters, taps, outputs).");
     m.def("group_codes", &group_codes, "codes"_a.noconvert(), "scope"_a, "ids"_a.noconvert(), "order"_a.noconvert(),
@@ -298,6 +403,18 @@ NB_MODULE(_native, m) {
           "sums"_a.noconvert(), "Writes the sums of y over every cluster's members into sums (clusters, taps, outputs).");
     m.def("sign_hash", &sign_hash, "x"_a.noconvert(), "planes"_a.noconvert(), "thresholds"_a.noconvert(),
           "codes"_a.noconvert(), "Writes the hash codes (groups, pixels) of the pieces of x (pixels, channels).");
+    m.def("relu_pool", &relu_pool, "y"_a.noconvert(), "pool"_a, "out"_a.noconvert(), "index"_a.noconvert(),
+          "Writes the max pool of ReLU(y), y (images, height, width, channels), into out, and where in its window each "
+          "maximum lies into index.");
+    m.def("skip_conv", &skip_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert(), "geometry"_a,
+          "share"_a, "y"_a.noconvert(),
+          "Writes the convolution of x (images, height, width, channels) with weight (outputs, taps, channels) into y, by "
+          "the nonzeros of x.");
+    m.def("skip_conv_backward", &skip_conv_backward, "gradient"_a.noconvert(), "output"_a.noconvert().none(),
+          "index"_a.noconvert().none(), "pool"_a, "x"_a.noconvert(), "weight"_a.noconvert(), "geometry"_a,
+          "share"_a, "dx"_a.noconvert().none(), "dw"_a.noconvert().none(), "db"_a.noconvert().none(),
+          "Writes those of a convolution's gradients that are not None, by the nonzeros of its output's gradient; with "
+          "output, of what a ReLU let through; with index too, of what a max pool had chosen.");
     m.def("table_conv", &table_conv, "table"_a.noconvert(), "scale"_a.noconvert(), "bias"_a.noconvert(),
           "codes"_a.noconvert(), "geometry"_a, "pool"_a, "skip"_a, "relu"_a, "y"_a.noconvert(),
           "Writes y (images, height, width, outputs): sums of the rows of table (blocks, taps, groups * entries, width) "

@@ -7,12 +7,25 @@ stage it belongs to. An op remembers the sink it ran under, so that its backward
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
-STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter")
+STAGES = ("hash", "group", "centroid", "gemm", "gather", "scatter", "conv")
+
+
+class Route(NamedTuple):
+    """Which way an exact product went: the share of nonzeros, whether only those were multiplied, and the seconds."""
+
+    share: float
+    skipped: bool
+    seconds: float
 
 
 class StageSeconds(dict[str, float]):
-    """Seconds spent by stage since it was last cleared."""
+    """Seconds spent by stage since it was last cleared, and the last route of each direction (`ops.skip_conv`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.routes: dict[str, Route] = {}
 
     def add(self, stage: str, seconds: float) -> None:
         self[stage] = self.get(stage, 0.0) + seconds

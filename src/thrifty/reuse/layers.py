@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import restore
 from thrifty.ops import _stages
+from thrifty.ops._backend import use_native
 from thrifty.ops.clusters import Clusters
-from thrifty.ops.geometry import Geometry
+from thrifty.ops.conv_block import Block, conv_block
+from thrifty.ops.geometry import Geometry, Pair, Pool
 from thrifty.ops.reuse_conv2d import multiply_clusters, patches_of, pixels_of, rows_geometry
 from thrifty.reuse.config import Stage
+from thrifty.reuse.encoder import transformed
 from thrifty.reuse.state import ReuseState
 
 
@@ -43,11 +46,15 @@ class _ReuseLayer(nn.Module):
         stage = self.reuse.stage
         if not self._usable(input, weight):
             return super().forward(input)
-        output = None if stage is None else self._on_clusters(input, stage)
+        output = self._exact(input) if stage is None else self._on_clusters(input, stage)
         if output is None:
             output = super().forward(input)
             self._count(input, weight, output.numel() // weight.shape[0], None)
         return output
+
+    def _exact(self, input: Tensor) -> Tensor | None:
+        """The exact output by a way of its own, or None for the stock layer's."""
+        return None
 
     def _usable(self, x: Tensor, weight: Tensor) -> bool:
         if not self.training or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
@@ -115,6 +122,39 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             y = y.contiguous()
         return y if input.dim() == 4 else y.squeeze(0)
 
+    def _exact(self, input: Tensor) -> Tensor | None:
+        return self._run_block(input, relu=False, pool=None) if self._plain(input) else None
+
+    def with_relu(self, input: Tensor, pool: nn.MaxPool2d | None) -> Tensor | None:
+        """This layer, a ReLU and `pool` as one; None where they must run one by one."""
+        if not self._usable(input, self.weight) or not self._plain(input):
+            return None
+        return self._run_block(input, relu=True, pool=pool)
+
+    def _plain(self, input: Tensor) -> bool:
+        """Whether nothing but an ordinary backward pass can follow, on what the native kernels take."""
+        return (
+            self.reuse.skip_zeros
+            and input.dim() == 4
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+            and use_native(input, self.weight)
+            and not torch.is_autocast_enabled(input.device.type)
+            and not transformed()
+            and torch.autograd.forward_ad._current_level < 0
+        )
+
+    @torch.compiler.disable
+    def _run_block(self, input: Tensor, *, relu: bool, pool: nn.MaxPool2d | None) -> Tensor | None:
+        geometry = self._geometry(input)
+        pooling = None if pool is None else _pool_of(geometry.output, pool)
+        block = Block(geometry, relu, pooling, self.reuse.limits)
+        with _stages.report_to(self.reuse.seconds):
+            out = conv_block(input, self.weight, self.bias, block)
+        rows = input.shape[0] * geometry.output[0] * geometry.output[1]
+        self._count(input, self.weight, rows, None)
+        return out
+
     def _geometry(self, batch: Tensor) -> Geometry:
         size = (batch.shape[2], batch.shape[3])
         return Geometry.of(size, self.kernel_size, self.stride, self._zeros_around(), self.dilation)  # type: ignore[arg-type]
@@ -153,6 +193,15 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
             y = multiply_clusters(*found, weight, bias, rows_geometry())
         self._count(input, self.weight, rows.shape[0], found[1])
         return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input, self.weight))
+
+
+def _pool_of(size: Pair, pool: nn.MaxPool2d) -> Pool:
+    kernel, stride, padding = (_pair(value) for value in (pool.kernel_size, pool.stride, pool.padding))
+    return Pool.of(size, kernel, stride, padding)
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

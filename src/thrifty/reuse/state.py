@@ -36,6 +36,8 @@ class ReuseState:
         self._row: dict[str, Any] | None = None
         self._warned = False
         self.stage_index = 0
+        self.skip_zeros = True
+        self.limits = [0.3, 0.35]
 
     @property
     def stage(self) -> Stage | None:
