@@ -9,9 +9,11 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import thrifty.models
+from thrifty._load_native import native
 from thrifty.core.errors import CheckpointError, ModelError, UsageError
 from thrifty.reuse import FrozenConv2d, Setting, freeze, frozen_report, load_frozen, save_frozen
 from thrifty.reuse.frozen_chains import Chain, find_chains, fold_norms
+from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_fit import fit, watch
 from thrifty.reuse.frozen_levels import fit_levels, quantised, table_of
 
@@ -173,6 +175,7 @@ def test_no_loss_allowed_keeps_every_answer(slow_dense):
 
 def test_a_layer_whose_every_setting_is_too_coarse_stays_stock(slow_dense, monkeypatch):
     monkeypatch.setattr("thrifty.reuse.frozen.BOUNDS", (1e-6,))
+    monkeypatch.setattr("thrifty.reuse.frozen.native", None)  # nor are the exact ways there
     model, batches = make()
     frozen = freeze(model, batches, settings=(Setting(1, 1),), max_loss=0.5)
     assert not frozen_layers(frozen)
@@ -299,6 +302,37 @@ def test_convolutions_that_are_not_plain_stay_and_say_why(slow_dense):
     )  # fmt: skip
     frozen = freeze(model, make()[1])
     assert [row.reason for row in frozen_report(frozen).layers] == ["padding_mode reflect", "grouped convolution"]
+
+
+@pytest.mark.skipif(native is None, reason="the native kernels are not built here")
+def test_the_exact_ways_lose_nothing_and_travel(slow_dense, monkeypatch, tmp_path):
+    monkeypatch.setattr("thrifty.reuse.frozen.BOUNDS", ())
+    model, batches = make()
+    frozen = freeze(model, batches, max_loss=0.0)
+    exact = {name for name, layer in frozen.named_modules() if isinstance(layer, ExactConv2d)}
+    assert exact == {"second.0"} and frozen_report(frozen).layers[1].setting == "exact, zeros skipped"
+    for x in (batches[0], batches[0][:1], torch.randn(2, 3, 6, 21), torch.randn(0, 3, 10, 9)):
+        assert_close(frozen(x), model(x), rtol=1e-4, atol=1e-5)
+    save_frozen(frozen, tmp_path / "exact")
+    again = load_frozen(tmp_path / "exact", make(seed=5)[0])
+    assert torch.equal(again(batches[0]), frozen(batches[0]))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pool", [None, nn.MaxPool2d(3, 2, 1)])
+def test_an_exact_layer_is_the_stock_layers_in_turn(skip, relu, pool):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(6, 7, 3, padding=1), torch.randn(2, 6, 9, 8).relu()
+    layer = ExactConv2d.of(conv, x, skip=skip, relu=relu, pool=pool)
+    stock = nn.Sequential(conv, *([nn.ReLU()] if relu else []), *([pool] if pool else []))
+    with torch.no_grad():
+        assert_close(layer(x), stock(x), rtol=1e-5, atol=1e-5)
+        assert_close(layer(x[0]), stock(x[0]), rtol=1e-5, atol=1e-5)
+    for gradients in zip(
+        *(torch.autograd.grad(each(x).square().sum(), conv.parameters()) for each in (layer, stock)), strict=True
+    ):
+        assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
+    "reuse-inference": "thrifty.bench.reuse_inference",
     "reuse-layers": "thrifty.bench.reuse_layers",
 }
 

@@ -3,12 +3,13 @@
 Deep Reuse (Ning & Shen, ICS 2019) carried to its end: clusters are fixed before inference, so that their products with
 the weights are made once and for all. A cluster is a level of one channel, or a pair of levels of two neighbours.
 Layer by layer the fastest setting is taken whose error is within a bound, and the bound is the largest at which the whole
-model keeps its answers on calibration images that the levels were not fitted to. Layers that gain nothing stay stock.
+model keeps its answers on calibration images that the levels were not fitted to. Two exact ways compete with the tables,
+see `frozen_exact`. Layers that gain nothing stay stock.
 """
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thrifty._load_native import native
 from thrifty.core.errors import ModelError, UsageError
 from thrifty.reuse.frozen_chains import Chain, find_chains, fold_norms, set_submodule
-from thrifty.reuse.frozen_layer import FrozenConv2d
+from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_fit import Seen, Setting, fit, output_error, watch
+from thrifty.reuse.frozen_layer import FrozenConv2d
 
 SETTINGS = tuple(
     Setting(length, bits, skip) for length, bits in ((2, 2), (1, 3), (2, 3), (1, 4), (1, 5)) for skip in (True, False)
@@ -67,8 +70,8 @@ class FrozenReport:
 
 @dataclass
 class _Option:
-    setting: Setting
-    make: Callable[[], FrozenConv2d]  # a table may be large: it is made when it is wanted
+    setting: str
+    make: Callable[[], nn.Module]  # a table may be large: it is made when it is wanted
     seconds: float
     error: float
     table_bytes: int
@@ -209,22 +212,35 @@ def _try(model: nn.Module, chain: Chain, seen: Seen, settings: Sequence[Setting]
     if settings is None:
         settings = SETTINGS_OF_FEW if conv.in_channels <= FEW_CHANNELS else SETTINGS
     layer = _Layer(chain, float("inf"), reason="no setting is faster")
-    zeros = bool((seen.rows_PC >= 0).all())
-    for setting in settings:
-        size = setting.entries * conv.weight.numel() // setting.length * 2
-        if size > MAX_TABLE_BYTES or (setting.skip and not zeros):
-            continue
-        make = partial(fit, conv, seen, setting, relu=chain.relu is not None, pool=pool)  # type: ignore[arg-type]
+    fused: dict[str, Any] = {"relu": chain.relu is not None, "pool": pool}
+    for setting, make in _ways(conv, seen, settings, fused):
         frozen = make()
         dense_s, frozen_s = _race((stock, frozen), seen.input)
         layer.dense_s = min(layer.dense_s, dense_s)
         if frozen_s * LEAST_GAIN < dense_s:
-            error = output_error(frozen, stock, seen.input[-32:])
+            table = frozen.table.numel() * frozen.table.element_size() if isinstance(frozen, FrozenConv2d) else 0
+            error = output_error(frozen, stock, seen.input[-32:]) if table else 0.0
             # An option that is both slower and worse than another is never taken.
             if not any(one.seconds <= frozen_s and one.error <= error for one in layer.options):
-                layer.options.append(_Option(setting, make, frozen_s, error, frozen.table.numel() * 2))
+                layer.options.append(_Option(setting, make, frozen_s, error, table))
     seen.input = seen.input[:0]
     return layer
+
+
+def _ways(
+    conv: nn.Conv2d, seen: Seen, settings: Sequence[Setting], fused: dict[str, Any]
+) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """The ways to try, by name: looking up as `settings` say, and the exact ones."""
+    zeros = bool((seen.rows_PC >= 0).all())
+    for setting in settings:
+        size = setting.entries * conv.weight.numel() // setting.length * 2
+        if size <= MAX_TABLE_BYTES and (zeros or not setting.skip):
+            yield str(setting), partial(fit, conv, seen, setting, **fused)
+    sample = seen.input[:1]
+    if zeros and native is not None:
+        yield "exact, zeros skipped", partial(ExactConv2d.of, conv, sample, skip=True, **fused)
+    if fused["relu"] and fused["pool"] is not None and native is not None:
+        yield "exact, pool fused", partial(ExactConv2d.of, conv, sample, skip=False, **fused)
 
 
 def _race(models: tuple[nn.Module, nn.Module], batch: Tensor, rounds: int = 4) -> tuple[float, float]:
@@ -254,7 +270,7 @@ def _assembled(model: nn.Module, layers: list[_Layer], bound: float) -> nn.Modul
 def _loosest(
     model: nn.Module, layers: list[_Layer], judging: list[Tensor], probabilities: list[Tensor], max_loss: float
 ) -> tuple[float, float]:
-    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; -1 where none is."""
+    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; 0, the exact ways, where none is."""
     low, high = 0, len(BOUNDS)  # BOUNDS[high] is known to do, or is beyond the last one
     loss_at_high = 0.0
     while low < high:
@@ -264,7 +280,7 @@ def _loosest(
             high, loss_at_high = middle, loss
         else:
             low = middle + 1
-    return (BOUNDS[high], loss_at_high) if high < len(BOUNDS) else (-1.0, 0.0)
+    return (BOUNDS[high], loss_at_high) if high < len(BOUNDS) else (0.0, 0.0)
 
 
 def _expected_loss(model: nn.Module, judging: list[Tensor], probabilities: list[Tensor]) -> float:
@@ -286,7 +302,6 @@ def _row(layer: _Layer, bound: float) -> LayerChoice:
     if option is None:
         reason = "no setting is exact enough" if layer.options else layer.reason
         return LayerChoice(layer.chain.conv, None, layer.dense_s, None, None, 0, reason)
-    chosen = str(option.setting)
     return LayerChoice(
-        layer.chain.conv, chosen, layer.dense_s, option.seconds, option.error, option.table_bytes, ""
+        layer.chain.conv, option.setting, layer.dense_s, option.seconds, option.error, option.table_bytes, ""
     )

@@ -21,6 +21,7 @@ from thrifty.core.codec import decode_fields
 from thrifty.core.errors import CheckpointError, UsageError
 from thrifty.reuse.frozen import FrozenReport, LayerChoice, frozen_report
 from thrifty.reuse.frozen_chains import set_submodule
+from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_layer import FrozenConv2d
 
 FORMAT = "thrifty-frozen-1"
@@ -36,6 +37,7 @@ def save_frozen(model: nn.Module, path: str | os.PathLike[str]) -> None:
     content = {
         "format": FORMAT,
         "layers": {name: {"settings": layer.settings, "tensors": dict(layer.named_buffers())} for name, layer in layers.items()},
+        "exact": {name: module.exact for name, module in model.named_modules() if isinstance(module, ExactConv2d)},
         "done_by_others": [name for name, module in model.named_modules() if isinstance(module, nn.Identity)],
         "state": {key: value for key, value in model.state_dict().items() if key.rpartition(".")[0] not in layers},
         "report": report.to_dict(),
@@ -104,6 +106,11 @@ def _rebuilt(content: dict[str, Any], model: nn.Module) -> nn.Module:
         bias = state.get(f"{name}.bias")
         if isinstance(module, nn.Conv2d) and module.bias is None and bias is not None:
             module.bias = nn.Parameter(bias.clone())
+    for name, exact in content["exact"].items():
+        conv = frozen.get_submodule(name)
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(f"{name} is {type(conv).__name__}, not Conv2d")
+        set_submodule(frozen, name, ExactConv2d.restored(conv, exact).eval())
     own = frozen.state_dict()
     frozen.load_state_dict({key: own[key] for key in own if key not in state} | state)
     missing = [key for key in own if key not in state and not _is_table(frozen, key)]

@@ -68,7 +68,7 @@ class FrozenConv2d(nn.Module):
             "in_channels": conv.in_channels, "kernel": list(conv.kernel_size), "stride": list(conv.stride),
             "padding": list(zeros_around(conv)), "dilation": list(conv.dilation), "length": length, "bits": levels.bits,
             "skip": skip and levels.zero, "relu": relu,
-            "pool": [] if pool is None else [*_pair(pool.kernel_size), *_pair(pool.stride), *_pair(pool.padding)],
+            "pool": pool_numbers(pool),
         }  # fmt: skip
         tensors = {"table": pack_table(rows, 128 if skip else 64), "scale": scale_M, "bias": bias_M.clone(), "thresholds": levels.thresholds}
         return FrozenConv2d(settings, tensors)
@@ -145,6 +145,11 @@ class FrozenConv2d(nn.Module):
             f"bits={self.bits}, skip={self.skip}, relu={self.relu}, "
             f"pool={tuple(self.settings['pool']) or None}"
         )
+
+
+def pool_numbers(pool: nn.MaxPool2d | None) -> list[int]:
+    """Kernel, stride and padding, two numbers each; none for no pool."""
+    return [] if pool is None else [*_pair(pool.kernel_size), *_pair(pool.stride), *_pair(pool.padding)]
 
 
 def can_pool(pool: nn.Module) -> bool:
