@@ -111,7 +111,8 @@ TABLE = {
     ),
     "table_conv": (
         [
-            lambda: torch.ones(2, TAPS, GROUPS * 4, 32, dtype=torch.int16), lambda: floats(40), lambda: floats(40), lambda: torch.ones(PIXELS, GROUPS, dtype=torch.uint8), lambda: list(GEOMETRY),
+            lambda: torch.ones(2, TAPS, GROUPS * 4, 32, dtype=torch.int16), lambda: floats(40), lambda: floats(40),
+            lambda: torch.ones(PIXELS, GROUPS, dtype=torch.uint8), lambda: list(GEOMETRY),
             lambda: Geometry.of((HEIGHT, WIDTH), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)).flat(), lambda: True,
             lambda: False, lambda: floats(IMAGES, HEIGHT, WIDTH, 40),
         ],

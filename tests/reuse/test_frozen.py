@@ -1,5 +1,6 @@
 """Frozen models: near the stock one, chosen layer by layer, the same after export, and refused in plain words."""
 
+import itertools
 import threading
 
 import pytest
@@ -83,7 +84,7 @@ def test_more_bits_are_nearer():
     torch.manual_seed(0)
     x = torch.randn(4000, 3).relu()
     errors = [float((quantised(x, fit_levels(x, bits)) - x).square().mean()) for bits in range(1, 8)]
-    assert all(fine < coarse / 2 for coarse, fine in zip(errors, errors[1:], strict=False))
+    assert all(fine < coarse / 2 for coarse, fine in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize(
@@ -272,8 +273,8 @@ def test_a_frozen_layer_refuses_gradients_and_wrong_inputs(slow_dense):
     "batches, message",
     [
         ([], "at least 2"), ([torch.randn(1, 3, 10, 9)], "at least 2"), (["images"], "got str"),
-        ([torch.ones(4, 3, 10, 9, dtype=torch.uint8)], "got torch.uint8"), ([torch.randn(3, 10, 9)] * 2, "float images"),
-        ([torch.full((4, 3, 10, 9), torch.nan)], "NaN or infinity"),
+        ([torch.ones(4, 3, 10, 9, dtype=torch.uint8)], "got torch.uint8"),
+        ([torch.randn(3, 10, 9)] * 2, "float images"), ([torch.full((4, 3, 10, 9), torch.nan)], "NaN or infinity"),
     ],
 )  # fmt: skip
 def test_calibration_batches_that_cannot_serve(batches, message):

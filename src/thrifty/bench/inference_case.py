@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     state, _ = checkpoint.load(Path(request["folder"]) / "checkpoints" / "dense")
     assert state is not None, "the parent process has trained it"
     model.load_state_dict(state["model"])
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stubs
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 
 def _calibration(request: dict[str, Any], data: ImageData) -> list[Tensor]:
@@ -88,17 +89,19 @@ def _calibration(request: dict[str, Any], data: ImageData) -> list[Tensor]:
     rest = np.setdiff1d(np.arange(len(whole)), used)
     np.random.default_rng(0).shuffle(rest)
     kept = torch.from_numpy(rest[: CALIBRATION_BATCHES * request["batch"]])
-    return [images for images, _ in _batches(ImageSplit(whole.images[kept], whole.labels[kept]), request["batch"], data)]
+    return [
+        images for images, _ in _batches(ImageSplit(whole.images[kept], whole.labels[kept]), request["batch"], data)
+    ]
 
 
 def _batches(split: ImageSplit, size: int, data: ImageData) -> ImageBatches:
     return ImageBatches(split, size, mean=data.mean, std=data.std, augment=None, shuffle=False, seed=0)
 
 
-def _call(model, x):  # type: ignore[no-untyped-def]
-    def call() -> Tensor:
+def _call(model: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
+    def call() -> Any:
         with torch.inference_mode():
-            return model(x)  # type: ignore[no-any-return]
+            return model(x)
 
     return call
 

@@ -29,7 +29,9 @@ def reference(x_PC: Tensor, thresholds_TC: Tensor, length: int, bits: int) -> tu
 
 def _run(x_PC: Tensor, thresholds_TC: Tensor, length: int, bits: int) -> tuple[Tensor, Tensor]:
     if length < 1 or bits < 1 or length * bits > MAX_CODE_BITS:
-        raise ValueError(f"level_codes: {length} channels of {bits} bits do not make a code of 1 to {MAX_CODE_BITS} bits")
+        raise ValueError(
+            f"level_codes: {length} channels of {bits} bits do not make a code of 1 to {MAX_CODE_BITS} bits"
+        )
     if x_PC.dim() != 2 or thresholds_TC.shape != (2**bits - 1, x_PC.shape[1]):
         raise ValueError(
             f"level_codes: x {tuple(x_PC.shape)} and thresholds {tuple(thresholds_TC.shape)} do not belong together: "

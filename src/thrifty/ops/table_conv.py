@@ -1,9 +1,9 @@
 """table_conv: a convolution by looking up precomputed products in a table of 16-bit numbers.
 
 y[n, o, m] = scale[m] * sum over groups g, taps r of table[r, g, codes[pixel that r sees from o, g], m] + bias[m]
-The sum saturates at the ends of int16 instead of wrapping round; `relu` clips y at zero; at last y is max-pooled over the
-windows of `pool` (1x1 ones leave it as it is). With `skip`, code 0 names a row of zeros that is not looked up: for inputs
-behind a ReLU many are. scale is positive. Padding contributes nothing.
+The sum saturates at the ends of int16 instead of wrapping round; `relu` clips y at zero; at last y is max-pooled over
+the windows of `pool` (1x1 ones leave it as it is). With `skip`, code 0 names a row of zeros that is not looked up: for
+inputs behind a ReLU many are. scale is positive. Padding contributes nothing.
 Source: product quantisation with tables as in Jegou et al. (TPAMI 2011) and Blalock & Guttag's MADDNESS (ICML 2021),
 with tables shared by the taps as everywhere in thrifty's reuse. Deviation: 16-bit rows along the outputs instead of
 8-bit shuffles along the pixels, so that a row of any number of entries costs the same.
@@ -26,8 +26,8 @@ WIDTHS = (128, 96, 64, 32)  # outputs a block, in multiples of the widest regist
 def pack_table(table_RGEM: Tensor, widest: int = 128) -> Tensor:
     """Cut a table (taps, groups, entries, outputs) int16 into blocks of outputs as the kernel reads them.
 
-    Returns (blocks, taps, groups * entries, width), the last block filled up with zeros; of the widths up to `widest` that
-    waste least, the widest.
+    Returns (blocks, taps, groups * entries, width), the last block filled up with zeros; of the widths up to `widest`
+    that waste least, the widest.
     """
     taps, groups, entries, outputs = table_RGEM.shape
     width = min((w for w in WIDTHS if w <= widest), key=lambda w: (-(-outputs // w) * w, -w))
@@ -83,7 +83,9 @@ def _run(
 ) -> Tensor:
     shape, windows = Geometry.unflat(geometry), Geometry.unflat(pool)
     if windows.input != shape.output:
-        raise ValueError(f"table_conv: a pool of {windows.input} outputs does not fit a convolution with {shape.output}")
+        raise ValueError(
+            f"table_conv: a pool of {windows.input} outputs does not fit a convolution with {shape.output}"
+        )
     pixels = shape.input[0] * shape.input[1]
     if codes_PG.dim() != 2 or codes_PG.dtype != torch.uint8 or codes_PG.shape[0] % pixels:
         raise ValueError(
@@ -123,7 +125,8 @@ def _fake(
 
 table_conv = Op(
     "table_conv",
-    "(Tensor table, Tensor scale, Tensor bias, Tensor codes, int[] geometry, int[] pool, bool skip, bool relu) -> Tensor",
+    "(Tensor table, Tensor scale, Tensor bias, Tensor codes, int[] geometry, int[] pool, bool skip, bool relu)"
+    " -> Tensor",
     stage="gather",
     implementation=_run,
     fake=_fake,

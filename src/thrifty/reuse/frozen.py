@@ -2,9 +2,9 @@
 
 Deep Reuse (Ning & Shen, ICS 2019) carried to its end: clusters are fixed before inference, so that their products with
 the weights are made once and for all. A cluster is a level of one channel, or a pair of levels of two neighbours.
-Layer by layer the fastest setting is taken whose error is within a bound, and the bound is the largest at which the whole
-model keeps its answers on calibration images that the levels were not fitted to. Two exact ways compete with the tables,
-see `frozen_exact`. Layers that gain nothing stay stock.
+Layer by layer the fastest setting is taken whose error is within a bound, and the bound is the largest at which the
+whole model keeps its answers on calibration images that the levels were not fitted to. Two exact ways compete with the
+tables, see `frozen_exact`. Layers that gain nothing stay stock.
 """
 
 import copy
@@ -37,7 +37,7 @@ LEAST_GAIN = 1.05
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What became of one convolution: times in seconds on one calibration batch, `error` of its output; why it is stock."""
+    """What became of one convolution: seconds on one calibration batch, `error` of its output; why it is stock."""
 
     layer: str
     setting: str | None
@@ -101,16 +101,16 @@ def freeze(
 
     Args:
         model: maps images (N, C, H, W) to logits (N, classes); float32 on the CPU.
-        calibration_batches: a few batches of images, or of (images, labels), of the size to be used; better not from the
-            training images, of which a model is too sure. Half of them fit the levels, half choose among them.
+        calibration_batches: a few batches of images, or of (images, labels), of the size to be used; better not from
+            the training images, of which a model is too sure. Half of them fit the levels, half choose among them.
         max_loss: the share of right answers that may be lost, as estimated on the second half: where the frozen model
             names another class, its probability (by the stock model) is missing from that of the stock model's.
         settings: the ways to freeze a layer that are tried; the default suits convolutions of CNNs.
         progress: takes a line for each layer.
 
     Returns:
-        The frozen model, whose parameters ask for no gradient; `frozen_report(model)` says what was chosen. It is never slower than the stock model with
-        BatchNorm folded, as measured here, and is that model where nothing pays. Layers' times are taken with the threads
+        The frozen model, whose parameters ask for no gradient; `frozen_report(model)` says what was
+        chosen. It is never slower than the stock model with BatchNorm folded, as measured here, and is that model where nothing pays. Layers' times are taken with the threads
         of this moment: freeze on the machine, and with the threads, that will run the model.
 
     Raises:
@@ -223,6 +223,8 @@ def _try(model: nn.Module, chain: Chain, seen: Seen, settings: Sequence[Setting]
             # An option that is both slower and worse than another is never taken.
             if not any(one.seconds <= frozen_s and one.error <= error for one in layer.options):
                 layer.options.append(_Option(setting, make, frozen_s, error, table))
+    # Dense may have shown its best beside another setting.
+    layer.options = [one for one in layer.options if one.seconds * LEAST_GAIN < layer.dense_s]
     seen.input = seen.input[:0]
     return layer
 
@@ -270,7 +272,7 @@ def _assembled(model: nn.Module, layers: list[_Layer], bound: float) -> nn.Modul
 def _loosest(
     model: nn.Module, layers: list[_Layer], judging: list[Tensor], probabilities: list[Tensor], max_loss: float
 ) -> tuple[float, float]:
-    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; 0, the exact ways, where none is."""
+    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; where none is, 0: exact."""
     low, high = 0, len(BOUNDS)  # BOUNDS[high] is known to do, or is beyond the last one
     loss_at_high = 0.0
     while low < high:

@@ -1,4 +1,4 @@
-"""ExactConv2d: a convolution for inference that loses nothing: zeros are not multiplied, ReLU and pool come in one pass.
+"""ExactConv2d: a convolution for inference that loses nothing: no zeros multiplied, ReLU and pool in one pass.
 
 The other way to gain behind a ReLU, for layers where looking up costs too much time or exactness. Keeps its weights.
 """

@@ -36,7 +36,9 @@ def save_frozen(model: nn.Module, path: str | os.PathLike[str]) -> None:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, FrozenConv2d)}
     content = {
         "format": FORMAT,
-        "layers": {name: {"settings": layer.settings, "tensors": dict(layer.named_buffers())} for name, layer in layers.items()},
+        "layers": {
+            name: {"settings": layer.settings, "tensors": dict(layer.named_buffers())} for name, layer in layers.items()
+        },
         "exact": {name: module.exact for name, module in model.named_modules() if isinstance(module, ExactConv2d)},
         "done_by_others": [name for name, module in model.named_modules() if isinstance(module, nn.Identity)],
         "state": {key: value for key, value in model.state_dict().items() if key.rpartition(".")[0] not in layers},

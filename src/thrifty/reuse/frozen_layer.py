@@ -70,14 +70,19 @@ class FrozenConv2d(nn.Module):
             "skip": skip and levels.zero, "relu": relu,
             "pool": pool_numbers(pool),
         }  # fmt: skip
-        tensors = {"table": pack_table(rows, 128 if skip else 64), "scale": scale_M, "bias": bias_M.clone(), "thresholds": levels.thresholds}
+        tensors = {
+            "table": pack_table(rows, 128 if skip else 64),
+            "scale": scale_M,
+            "bias": bias_M.clone(),
+            "thresholds": levels.thresholds,
+        }
         return FrozenConv2d(settings, tensors)
 
     def check(self) -> None:
         """Raise ValueError where settings and tensors do not belong together, as in a file that is not ours."""
         channels, outputs = self.in_channels, self.scale.shape[0]
         kernel = self.settings["kernel"]
-        if not (channels >= 1 and self.length >= 1 and 1 <= self.bits and self.length * self.bits <= 8):
+        if not (channels >= 1 and self.length >= 1 and self.bits >= 1 and self.length * self.bits <= 8):
             raise ValueError(f"{channels} channels in pieces of {self.length}, {self.bits} bits each")
         numbers = [self.settings[key] for key in ("kernel", "stride", "padding", "dilation", "pool")]
         if [len(some) for some in numbers[:4]] != [2, 2, 4, 2] or len(numbers[4]) not in (0, 6):
@@ -113,9 +118,7 @@ class FrozenConv2d(nn.Module):
         rows_PC = batch.float().permute(0, 2, 3, 1).reshape(-1, self.in_channels)
         codes_PG, bad = level_codes(rows_PC, self.thresholds, self.length, self.bits)
         pool = self._pool(shape.output)
-        y = table_conv(
-            self.table, self.scale, self.bias, codes_PG, shape.flat(), pool.flat(), self.skip, self.relu
-        )
+        y = table_conv(self.table, self.scale, self.bias, codes_PG, shape.flat(), pool.flat(), self.skip, self.relu)
         if bad.item():
             y[~batch.flatten(1).isfinite().all(1)] = torch.nan
         y = y.permute(0, 3, 1, 2).to(input.dtype)
@@ -124,7 +127,7 @@ class FrozenConv2d(nn.Module):
     def _geometry(self, size: Pair) -> Geometry:
         s = self.settings
         try:
-            return Geometry.of(size, *(tuple(s[key]) for key in ("kernel", "stride", "padding", "dilation")))  # type: ignore[arg-type]
+            return Geometry.of(size, *(tuple(s[key]) for key in ("kernel", "stride", "padding", "dilation")))
         except ValueError as error:
             raise ModelError(f"the input is too small for a frozen convolution: {error}") from None
 
@@ -141,7 +144,8 @@ class FrozenConv2d(nn.Module):
     def extra_repr(self) -> str:
         """What the table holds."""
         return (
-            f"{self.in_channels}, {self.scale.shape[0]}, kernel={tuple(self.settings['kernel'])}, length={self.length}, "
+            f"{self.in_channels}, {self.scale.shape[0]}, kernel={tuple(self.settings['kernel'])}, "
+            f"length={self.length}, "
             f"bits={self.bits}, skip={self.skip}, relu={self.relu}, "
             f"pool={tuple(self.settings['pool']) or None}"
         )

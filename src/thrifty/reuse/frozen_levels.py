@@ -1,7 +1,7 @@
 """Levels for the channels of an activation, and the table of products that they make. See README.md here.
 
-Every channel gets 2^B levels by Lloyd's rounds on a sample (Lloyd 1982, Max 1960), vectorised over the channels. Behind a
-ReLU level 0 is exactly zero. A level's value is the mean of the sample's members, which is the least-squares choice for
+Every channel gets 2^B levels by Lloyd's rounds on a sample (Lloyd 1982, Max 1960), vectorised over the channels. Behind
+a ReLU level 0 is exactly zero. A level's value is the mean of the sample's members, which is the least-squares choice for
 the products too as long as channels are independent; what they share is left to the bias (`frozen_fit`).
 """
 
@@ -15,7 +15,7 @@ ROUNDS = 12
 
 @dataclass(frozen=True)
 class Levels:
-    """Thresholds (2^B - 1, C), rising along the first axis, and values (2^B, C); `zero` where level 0 is exactly zero."""
+    """Thresholds (2^B - 1, C), rising along the first axis, and values (2^B, C); `zero`: level 0 is exactly zero."""
 
     thresholds: Tensor
     values: Tensor
