@@ -64,7 +64,8 @@ def test_values_that_are_not_finite_are_told(isa, value, place):
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(0, 140), channels=st.integers(1, 40),
-    piece=st.sampled_from([(1, 1), (1, 8), (2, 3), (3, 2), (8, 1)]), seed=st.integers(0, 99), isa=st.sampled_from(ISAS[1:]),
+    piece=st.sampled_from([(1, 1), (1, 8), (2, 3), (3, 2), (8, 1)]), seed=st.integers(0, 99),
+    isa=st.sampled_from(ISAS[1:]),
 )  # fmt: skip
 def test_native_levels_are_the_reference_exactly(rows, channels, piece, seed, isa):
     generator = torch.Generator().manual_seed(seed)
@@ -148,11 +149,11 @@ def test_threads_share_the_lines_of_one_image(skip):
     geometry = Geometry.of((9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     windows = Geometry.of(geometry.output, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     table, scale, bias, codes = problem(1, 6, 16, 70, geometry, skip, 1)
-    call = lambda: table_conv(pack_table(table), scale, bias, codes, geometry.flat(), windows.flat(), skip, True)  # noqa: E731
-    one = call()
+    args = (pack_table(table), scale, bias, codes, geometry.flat(), windows.flat(), skip, True)
+    one = table_conv(*args)
     torch.set_num_threads(3)
     try:
-        assert torch.equal(call(), one)
+        assert torch.equal(table_conv(*args), one)
     finally:
         torch.set_num_threads(1)
 

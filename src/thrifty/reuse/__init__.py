@@ -2,7 +2,8 @@
 
 import thrifty.reuse.method  # noqa: F401  (the import registers the method)
 from thrifty.reuse.config import Reuse, Stage
-from thrifty.reuse.frozen import FrozenReport, LayerChoice, freeze, frozen_report
+from thrifty.reuse.frozen import freeze
+from thrifty.reuse.frozen_choice import FrozenReport, LayerChoice, frozen_report
 from thrifty.reuse.frozen_file import load_frozen, save_frozen
 from thrifty.reuse.frozen_fit import Setting
 from thrifty.reuse.frozen_layer import FrozenConv2d

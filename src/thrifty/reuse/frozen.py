@@ -10,7 +10,7 @@ tables, see `frozen_exact`. Layers that gain nothing stay stock.
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from thrifty._load_native import native
 from thrifty.core.errors import ModelError, UsageError
 from thrifty.reuse.frozen_chains import Chain, find_chains, fold_norms, set_submodule
+from thrifty.reuse.frozen_choice import FrozenReport, LayerChoice
 from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_fit import Seen, Setting, fit, output_error, watch
 from thrifty.reuse.frozen_layer import FrozenConv2d
@@ -33,39 +34,6 @@ FEW_CHANNELS = 8
 BOUNDS = (0.1, 0.05, 0.03, 0.02, 0.012, 0.008, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0002)
 MAX_TABLE_BYTES = 1 << 28
 LEAST_GAIN = 1.05
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """What became of one convolution: seconds on one calibration batch, `error` of its output; why it is stock."""
-
-    layer: str
-    setting: str | None
-    dense_s: float
-    frozen_s: float | None
-    error: float | None
-    table_bytes: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class FrozenReport:
-    """What `freeze` did.
-
-    Attributes:
-        layers: one choice for each convolution.
-        expected_loss: the share of right answers that is expected to be lost, from the calibration images.
-        dense_s, frozen_s: one calibration batch through the whole model, BatchNorm folded in both.
-    """
-
-    layers: tuple[LayerChoice, ...]
-    expected_loss: float
-    dense_s: float
-    frozen_s: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
 
 
 @dataclass
@@ -109,9 +77,9 @@ def freeze(
         progress: takes a line for each layer.
 
     Returns:
-        The frozen model, whose parameters ask for no gradient; `frozen_report(model)` says what was
-        chosen. It is never slower than the stock model with BatchNorm folded, as measured here, and is that model where nothing pays. Layers' times are taken with the threads
-        of this moment: freeze on the machine, and with the threads, that will run the model.
+        The frozen model, whose parameters ask for no gradient; `frozen_report(model)` says what was chosen. It is never
+        slower than the stock model with BatchNorm folded, as measured here, and is that model where nothing pays. Times
+        are taken with the threads of this moment: freeze on the machine, and with the threads, that will run the model.
 
     Raises:
         UsageError: no calibration images, or a max_loss that is not in 0..1.
@@ -136,14 +104,6 @@ def freeze(
     rows = tuple(_row(layer, bound) for layer in layers)
     frozen.frozen_report = FrozenReport(rows, loss, dense_s, frozen_s)  # type: ignore[assignment]
     return frozen
-
-
-def frozen_report(model: nn.Module) -> FrozenReport:
-    """What `freeze` did to make this model. Raises ModelError for a model that it did not make."""
-    report = getattr(model, "frozen_report", None)
-    if not isinstance(report, FrozenReport):
-        raise ModelError("this model was not made by thrifty.reuse.freeze: there is no report")
-    return report
 
 
 def _halves(batches: Iterable[Any]) -> tuple[list[Tensor], list[Tensor]]:

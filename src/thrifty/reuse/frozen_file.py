@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from thrifty.core.atomic import write_bytes
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import CheckpointError, UsageError
-from thrifty.reuse.frozen import FrozenReport, LayerChoice, frozen_report
 from thrifty.reuse.frozen_chains import set_submodule
+from thrifty.reuse.frozen_choice import FrozenReport, LayerChoice, frozen_report
 from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_layer import FrozenConv2d
 

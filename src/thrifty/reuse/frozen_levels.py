@@ -1,8 +1,8 @@
 """Levels for the channels of an activation, and the table of products that they make. See README.md here.
 
 Every channel gets 2^B levels by Lloyd's rounds on a sample (Lloyd 1982, Max 1960), vectorised over the channels. Behind
-a ReLU level 0 is exactly zero. A level's value is the mean of the sample's members, which is the least-squares choice for
-the products too as long as channels are independent; what they share is left to the bias (`frozen_fit`).
+a ReLU level 0 is exactly zero. A level's value is the mean of the sample's members: the least-squares choice
+for the products too as long as channels are independent; what they share is not corrected.
 """
 
 from dataclasses import dataclass
