@@ -82,6 +82,13 @@ TABLE = {
         ],
         (2, 3, 4, 5),
     ),
+    "level_codes": (
+        [
+            lambda: floats(PIXELS, CHANNELS), lambda: floats(3, CHANNELS), lambda: LENGTH, lambda: 2,
+            lambda: torch.zeros(PIXELS, GROUPS, dtype=torch.uint8),
+        ],
+        (4,),
+    ),
     "nearest_centroid": (
         [
             lambda: floats(PIXELS, CHANNELS), lambda: floats(GROUPS, CLUSTERS, LENGTH), lambda: int32s(GROUPS, PIXELS),
@@ -101,6 +108,15 @@ TABLE = {
             lambda: int32s(GROUPS, PIXELS),
         ],
         (3,),
+    ),
+    "table_conv": (
+        [
+            lambda: torch.ones(2, TAPS, GROUPS * 4, 32, dtype=torch.int16), lambda: floats(40), lambda: floats(40),
+            lambda: torch.ones(PIXELS, GROUPS, dtype=torch.uint8), lambda: list(GEOMETRY),
+            lambda: Geometry.of((HEIGHT, WIDTH), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)).flat(), lambda: True,
+            lambda: False, lambda: floats(IMAGES, HEIGHT, WIDTH, 40),
+        ],
+        (8,),
     ),
 }  # fmt: skip
 
@@ -187,6 +203,7 @@ FREE = {  # (position, axis): the sizes that others are held to, or that only th
     "gather_add": {(0, 0), (2, 0)},
     "nearest_centroid": {(0, 1), (1, 1), (1, 2)},
     "sign_hash": {(0, 1), (1, 1)},
+    "table_conv": {(3, 1)},
 }
 
 
@@ -270,6 +287,16 @@ def test_too_few_and_too_many_bits(bits):
     assert (codes == 0).all()
 
 
+@pytest.mark.parametrize("position, number", [(2, 0), (2, -1), (2, 5), (3, 0), (3, 3), (3, 2**62)])
+def test_levels_that_do_not_share_a_byte_are_refused(position, number):
+    assert "product of 1 to 8" in refused("level_codes", position, lambda _: number, ValueError)
+
+
+@pytest.mark.parametrize("index", [0, -1])
+def test_codes_beyond_the_table_are_refused(index):
+    assert "expected 0 to 4 - 1" in refused("table_conv", 3, entry(index, 4), ValueError)
+
+
 @pytest.mark.parametrize("scope", [0, -1, -(2**63)])
 def test_scope_must_be_positive(scope):
     assert "at least one pixel" in refused("group_codes", 1, lambda _: scope, ValueError)
@@ -296,6 +323,12 @@ GEOMETRIES = {
 @pytest.mark.parametrize("name", ["gather_add", "pull_sums"])
 def test_a_geometry_that_makes_no_sense_is_refused(name, wrong):
     refused(name, 3, lambda _: GEOMETRIES[wrong], ValueError)
+
+
+@pytest.mark.parametrize("wrong", GEOMETRIES)
+@pytest.mark.parametrize("position", [4, 5])
+def test_a_geometry_or_pool_that_makes_no_sense_is_refused(position, wrong):
+    refused("table_conv", position, lambda _: GEOMETRIES[wrong], ValueError)
 
 
 @pytest.mark.parametrize("wrong", [None, "12", [1.5] * 12, [2**63] * 12, 7])

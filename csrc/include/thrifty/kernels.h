@@ -28,6 +28,8 @@
                    int64_t images, int64_t groups, int64_t outputs, float* y)) \
     X(group_codes, (const int32_t* codes, int64_t groups, int64_t pixels, int64_t scope, int32_t* ids, \
                     int32_t* order, int64_t* starts, int64_t* offsets, int64_t* clusters)) \
+    X(level_codes, (const float* x, int64_t rows, int64_t channels, const float* thresholds, int64_t length, \
+                    int64_t bits, uint8_t* codes, int32_t* bad)) \
     X(nearest_centroid, (const float* x, int64_t rows, int64_t channels, const float* codebook, int64_t groups, \
                          int64_t entries, int64_t length, int32_t* codes)) \
     X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
@@ -42,8 +44,10 @@
                   int64_t outputs, int64_t channels, double share, float* y)) \
     X(skip_conv_backward, (const Source* source, const float* x, const float* weight, const Geometry* geometry, \
                            int64_t images, int64_t outputs, int64_t channels, double share, float* dx, float* dw, \
-                           float* db))
-
+                           float* db)) \
+    X(table_conv, (const int16_t* table, const float* scale, const float* bias, const uint8_t* codes, \
+                   const Geometry* geometry, const Geometry* pool, int64_t images, int64_t groups, int64_t entries, \
+                   int64_t outputs, int64_t width, int64_t skip, int64_t relu, float* y))
 
 namespace thrifty {
 

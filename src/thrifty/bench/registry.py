@@ -28,6 +28,7 @@ MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
     "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
+    "reuse-inference": "thrifty.bench.reuse_inference",
     "reuse-layers": "thrifty.bench.reuse_layers",
     "reuse-sequences": "thrifty.bench.reuse_sequences",
     "reuse-training": "thrifty.bench.reuse_training",
