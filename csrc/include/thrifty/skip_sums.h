@@ -175,6 +175,7 @@ void take(const Plan& p, const float* sums, const Slices& x, int64_t channels, i
 // x[images, in_h, in_w, channels] and the nonzeros of y[images, out_h, out_w, outputs] -> dw[outputs, taps, channels].
 inline void sum_nonzeros(const Nonzeros& y, const float* x, const Geometry& g, int64_t images, int64_t outputs,
                          int64_t channels, float* dw) {
+    if (channels == 0) return;
     const int64_t taps = g.kernel_h * g.kernel_w, lines = images * g.out_h, pixels = lines * g.out_w;
 
     Slices seen;
