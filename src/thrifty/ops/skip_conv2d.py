@@ -59,7 +59,8 @@ def _routed(
     possible = use_native(source, other)
     share = share_of_nonzeros(source) if possible else 1.0
     skipped = possible and share <= limits[DIRECTIONS.index(direction)]
-    result = skip(share) if skipped else dense()
+    # Both routes answer in the layout that the fake implementations promise to the compiler.
+    result = skip(share) if skipped else dense().contiguous(memory_format=torch.channels_last)
     sink = _stages.current()
     if sink is not None:
         sink.routes[direction] = _stages.Route(share, skipped, time.perf_counter() - start)
@@ -111,7 +112,7 @@ def dense_conv2d_input(y: Tensor, w: Tensor, shape: Geometry) -> Tensor:
     if shape.symmetric:
         return x
     bottom, right = shape.far_padding
-    return F.pad(x, (-shape.padding[1], -right, -shape.padding[0], -bottom)).contiguous()
+    return F.pad(x, (-shape.padding[1], -right, -shape.padding[0], -bottom))
 
 
 def dense_conv2d_weight(y: Tensor, x: Tensor, shape: Geometry) -> Tensor:
