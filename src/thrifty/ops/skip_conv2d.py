@@ -50,13 +50,13 @@ def _routed(
     direction: str,
     limits: Sequence[float],
     source: Tensor,
-    other: Tensor,
+    others: Sequence[Tensor],
     skip: Callable[[float], Tensor],
     dense: Callable[[], Tensor],
 ) -> Tensor:
     """The way that the share of nonzeros in `source` decides; whoever listens is told, with the seconds it took."""
     start = time.perf_counter()
-    possible = use_native(source, other)
+    possible = use_native(source, *others)
     share = share_of_nonzeros(source) if possible else 1.0
     skipped = possible and share <= limits[DIRECTIONS.index(direction)]
     # Both routes answer in the layout that the fake implementations promise to the compiler.
@@ -76,7 +76,8 @@ def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits:
         native.skip_conv(_last(x), _taps(w), start, geometry, share, _last(y))
         return y
 
-    return _routed("forward", limits, x, w, skip, lambda: dense_conv2d(x, w, bias, shape))
+    others = [w] if bias is None else [w, bias]
+    return _routed("forward", limits, x, others, skip, lambda: dense_conv2d(x, w, bias, shape))
 
 
 def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -87,7 +88,7 @@ def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -
         native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, _last(x), None, None)
         return x
 
-    return _routed("backward", limits, y, w, skip, lambda: dense_conv2d_input(y, w, shape))
+    return _routed("backward", limits, y, [w], skip, lambda: dense_conv2d_input(y, w, shape))
 
 
 def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -98,7 +99,7 @@ def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) 
         native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, None, _taps(w), None)
         return w
 
-    return _routed("backward", limits, y, x, skip, lambda: dense_conv2d_weight(y, x, shape))
+    return _routed("backward", limits, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape))
 
 
 def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> Tensor:
