@@ -298,6 +298,10 @@ void skip_conv_backward(Array<const float, 4> gradient, const Maybe<const float,
     } else {
         require_map(gradient, "gradient", geometry, false, weight.shape(0));
     }
+    const int64_t seen_h = (geometry.out_h - 1) * geometry.stride_h + (geometry.kernel_h - 1) * geometry.dilation_h + 1;
+    const int64_t seen_w = (geometry.out_w - 1) * geometry.stride_w + (geometry.kernel_w - 1) * geometry.dilation_w + 1;
+    if (seen_h > kMostPieces / seen_w)
+        throw std::invalid_argument("geometry: the outputs of an image see more than 2^31 - 1 pixels");
     if (signed_size(weight.shape(0)) > kMostPieces / geometry.out_w)
         throw std::invalid_argument("weight: a line of outputs has more than 2^31 - 1 values");
     for (std::size_t axis = 0; output && axis < 4; ++axis)
