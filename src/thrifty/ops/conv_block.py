@@ -21,9 +21,17 @@ from torch import Tensor
 from thrifty._load_native import native
 from thrifty.ops import _stages
 from thrifty.ops.geometry import Geometry, Pool
-from thrifty.ops.skip_conv2d import _empty, _last, _taps, skip_conv2d, skip_conv2d_input, skip_conv2d_weight
-
-SAMPLED_ROWS = 4096  # pixels at least that the share of nonzeros is told from
+from thrifty.ops.skip_conv2d import (
+    SAMPLED_ROWS,
+    _empty,
+    _last,
+    _taps,
+    dense_conv2d_input,
+    dense_conv2d_weight,
+    skip_conv2d,
+    skip_conv2d_input,
+    skip_conv2d_weight,
+)
 
 
 class Block(NamedTuple):
@@ -173,6 +181,12 @@ def _dense(
 ) -> _Answers:
     g = block.geometry
     y = dense_gradient(gradient, out, index, block)
+    if not g.symmetric:
+        return (
+            dense_conv2d_input(y, w, g) if needed[0] else None,
+            dense_conv2d_weight(y, x, g) if needed[1] else None,
+            y.sum((0, 2, 3)) if needed[2] else None,
+        )
     answers = torch.ops.aten.convolution_backward(
         y, x, w, [w.shape[0]], g.stride, g.padding, g.dilation, False, (0, 0), 1, needed
     )
