@@ -180,7 +180,7 @@ Taps taps_of(const Problem& p, int64_t room, int64_t pass) {
 // How many channels of the source make a slice, for this share of nonzeros.
 int64_t slice_for(double share, int64_t channels) {
     const int64_t near = kNearBytes / (kNearVectors * kLanes * 4);
-    const int64_t slice = parts(channels, parts(channels, near));
+    const int64_t slice = parts(channels, most(1, parts(channels, near)));
     return share * static_cast<double>(slice) >= kMany ? slice : channels;
 }
 
@@ -193,6 +193,7 @@ void multiply_nonzeros(const Nonzeros& nonzeros, const float* weight, const floa
     p.channels = nonzeros.channels;
     p.width = transpose ? channels : outputs;
     p.index = nonzeros.index, p.value = nonzeros.value, p.result = result;
+    if (p.width == 0) return;
     const double pixels = static_cast<double>(nonzeros.lines * nonzeros.width * nonzeros.slices);
     const bool near = p.channels * kNearVectors * kLanes * 4 <= kNearBytes &&
                       static_cast<double>(nonzeros.count) >= kMany * pixels;

@@ -146,7 +146,7 @@ Plan plan_of(const Geometry& g, const Slices& x) {
 void add_block(const Plan& p, RunAdder (*run_adders)[kMostSums + 1], const float* x, const int64_t* begin, const int32_t* at,
                const float* by, int64_t from, int64_t to, int64_t width, float* sums) {
     for (int64_t run = 0; run < p.runs;) {
-        const bool all = run + p.together <= p.runs;
+        const bool all = p.together > 1 && run + p.together <= p.runs;
         const RunAdder add = run_adders[all ? 0 : 1][p.each];
         const float* seen = x + run / p.across * p.step_h + run % p.across * p.step_w;
         for (int64_t piece = 0; piece < p.pieces; ++piece) {
@@ -232,6 +232,7 @@ void sum_few(const Nonzeros& y, const Geometry& g, const Slices& x, const Plan& 
 // x[images, in_h, in_w, channels] and the nonzeros of y[images, out_h, out_w, outputs] -> dw[outputs, taps, channels].
 inline void sum_nonzeros(const Nonzeros& y, const float* x, const Geometry& g, int64_t images, int64_t outputs,
                          int64_t channels, float* dw) {
+    if (channels == 0) return;
     const int64_t taps = g.kernel_h * g.kernel_w, lines = images * g.out_h, pixels = lines * g.out_w;
 
     Slices seen;

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thrifty._load_native import native
@@ -24,6 +23,9 @@ from thrifty.ops import _stages
 from thrifty.ops.geometry import Geometry, Pool
 from thrifty.ops.skip_conv2d import (
     SAMPLED_ROWS,
+    dense_conv2d,
+    dense_conv2d_input,
+    dense_conv2d_weight,
     dense_macs,
     empty_last,
     pixels_last,
@@ -56,11 +58,8 @@ def conv_block(
     """x (N, C, H, W), w (M, C, kh, kw), bias (M,) -> (N, M, OH, OW) of the pool, or of the convolution; on the CPU.
 
     w and bias are float32; so is x, or bfloat16 with `half`. All but `bias` in channels_last, or they are copied.
-    `approximate(x, w, bias)` stands in for the convolution. Raises ValueError for a pool without a ReLU, and for padding
-    that is not the same on both sides.
+    `approximate(x, w, bias)` stands in for the convolution. Raises ValueError for a pool without a ReLU.
     """
-    if not block.geometry.symmetric:
-        raise ValueError(f"conv_block: {block.geometry} has other padding behind the input than before it")
     if block.pool is not None and not block.relu:
         raise ValueError("conv_block: a pool needs a ReLU before it")
     out: Tensor = _ConvBlock.apply(x, w, bias, block, approximate)
@@ -157,7 +156,7 @@ def _product(
         return x, skip_conv2d(x, w, bias, g.flat(), block.limits)
     start = time.perf_counter()
     x = x.bfloat16()
-    y = F.conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g.stride, g.padding, g.dilation)
+    y = dense_conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g)
     sink = _stages.current()
     if sink is not None:
         seconds = time.perf_counter() - start
@@ -229,6 +228,12 @@ def _dense(
             None if index is None else pixels_last(index),
             [] if block.pool is None else block.pool.flat(),
             _bits(y) if block.half else pixels_last(y),
+        )
+    if not g.symmetric:
+        return (
+            dense_conv2d_input(y, w.to(x.dtype), g) if needed[0] else None,
+            dense_conv2d_weight(y, x, g).to(w.dtype) if needed[1] else None,
+            y.sum((0, 2, 3), dtype=w.dtype) if needed[2] else None,
         )
     dx, dw, db = torch.ops.aten.convolution_backward(
         y, x, w.to(x.dtype), [w.shape[0]], g.stride, g.padding, g.dilation, False, (0, 0), 1, needed

@@ -60,7 +60,9 @@ class Geometry:
 
     @staticmethod
     def unflat(numbers: list[int]) -> "Geometry":
-        """The inverse of `flat`."""
+        """The inverse of `flat`. Raises ValueError for another length."""
+        if len(numbers) != 12:
+            raise ValueError(f"a geometry: expected 12 numbers, got {len(numbers)}")
         pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
         return Geometry(*pairs)
 

@@ -51,16 +51,17 @@ def _routed(
     limits: Sequence[float],
     macs: int,
     source: Tensor,
-    other: Tensor,
+    others: Sequence[Tensor],
     skip: Callable[[float], Tensor],
     dense: Callable[[], Tensor],
 ) -> Tensor:
     """The way that the share of nonzeros in `source` decides; whoever listens is told, with the seconds it took."""
     start = time.perf_counter()
-    possible = use_native(source, other)
+    possible = use_native(source, *others)
     share = share_of_nonzeros(source) if possible else 1.0
     skipped = possible and share <= limits[DIRECTIONS.index(direction)]
-    result = skip(share) if skipped else dense()
+    # Both routes answer in the layout that the fake implementations promise to the compiler.
+    result = skip(share) if skipped else dense().contiguous(memory_format=torch.channels_last)
     sink = _stages.current()
     if sink is not None:
         sink.went(direction, _stages.Route(share, skipped, time.perf_counter() - start), macs)
@@ -76,8 +77,9 @@ def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits:
         native.skip_conv(pixels_last(x), taps_last(w), start, geometry, share, pixels_last(y))
         return y
 
+    others = [w] if bias is None else [w, bias]
     macs = dense_macs(shape, x.shape[0], x.shape[1], w.shape[0])
-    return _routed("forward", limits, macs, x, w, skip, lambda: dense_conv2d(x, w, bias, shape))
+    return _routed("forward", limits, macs, x, others, skip, lambda: dense_conv2d(x, w, bias, shape))
 
 
 def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -89,7 +91,7 @@ def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -
         return x
 
     macs = dense_macs(shape, y.shape[0], w.shape[1], w.shape[0])
-    return _routed("backward", limits, macs, y, w, skip, lambda: dense_conv2d_input(y, w, shape))
+    return _routed("backward", limits, macs, y, [w], skip, lambda: dense_conv2d_input(y, w, shape))
 
 
 def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -101,7 +103,7 @@ def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) 
         return w
 
     macs = dense_macs(shape, y.shape[0], x.shape[1], y.shape[1])
-    return _routed("backward", limits, macs, y, x, skip, lambda: dense_conv2d_weight(y, x, shape))
+    return _routed("backward", limits, macs, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape))
 
 
 def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> Tensor:
@@ -115,7 +117,7 @@ def dense_conv2d_input(y: Tensor, w: Tensor, shape: Geometry) -> Tensor:
     if shape.symmetric:
         return x
     bottom, right = shape.far_padding
-    return F.pad(x, (-shape.padding[1], -right, -shape.padding[0], -bottom)).contiguous()
+    return F.pad(x, (-shape.padding[1], -right, -shape.padding[0], -bottom))
 
 
 def dense_conv2d_weight(y: Tensor, x: Tensor, shape: Geometry) -> Tensor:
