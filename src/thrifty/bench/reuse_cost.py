@@ -61,7 +61,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
 def _row(model: CostModel, source: Source, case: ConvCase, length: int, bits: int, budget_s: float) -> dict[str, Any]:
     from thrifty.reuse.problem import LayerShape, problem
 
-    measured = layer_row(source, case, length, bits, budget_s)
+    measured = layer_row(source, case, (length, bits), budget_s)
     shape = LayerShape.of(case.layer, case.input.shape)
     given = problem(shape, length=length, bits=bits, remaining_ratio=measured["remaining_ratio"])
     kept = ("layer", "batch", "setting", "remaining_ratio", "dense_s", "reuse_s", "speedup", "stages_s")
