@@ -1,17 +1,17 @@
 """skip_conv2d and its two adjoints: an exact convolution that multiplies only what is not zero, where that is faster.
 
 Sources: exact skipping of zeros in training is SparseTrain's idea (Gong et al., PACT 2020): after a ReLU half of an
-activation is zero or more, and the gradient that comes back through a max pool and a ReLU is nonzero at a twentieth to a
-seventh of its places. Nothing is approximated: only the order of the sums differs from the dense convolution's.
+activation is zero or more, and the gradient that comes back through a max pool and a ReLU is nonzero at a twentieth to
+a seventh of its places. Nothing is approximated: only the order of the sums differs from the dense convolution's.
 
     skip_conv2d:        y = bias + x * w            by the nonzeros of x
     skip_conv2d_input:  the adjoint in x of y       by the nonzeros of y
     skip_conv2d_weight: the adjoint in w of y       by the nonzeros of y
 
 All three are bilinear, and each one's derivatives are the other two. x (N, C, H, W), w (M, C, kh, kw),
-y (N, M, OH, OW), best in channels_last, as which results come. `limits` holds two shares, for the forward op and for the adjoints: where the
-nonzeros are at most that share of the values they are multiplied alone, else the dense convolution of torch runs. The choice depends on the data
-only, so the same inputs take the same route.
+y (N, M, OH, OW), best in channels_last, as which results come. `limits` holds two shares, for the forward op and for
+the adjoints: where the nonzeros are at most that share of the values they are multiplied alone, else the dense
+convolution of torch runs. The choice depends on the data only, so the same inputs take the same route.
 Cost: the share times the dense multiply-adds, at about half of the dense rate; one pass to pack the nonzeros.
 """
 
