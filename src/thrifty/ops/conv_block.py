@@ -4,8 +4,8 @@
 
 The maximum of ReLUs is the ReLU of the maximum, so the pool runs first and the ReLU on what is left. Values and
 gradients are those of the three layers in turn. What comes back through pool and ReLU is nonzero at few places; they
-are packed straight from the pool's gradient, and multiply alone (`ops.skip_conv2d`). Saved for backward: x, w, the small
-output and one byte for each of its values, instead of the convolution's output twice.
+are packed straight from the pool's gradient, and multiply alone (`ops.skip_conv2d`). Saved for backward: x, w, the
+small output and one byte for each of its values, instead of the convolution's output twice.
 With `approximate`, the output is that of another convolution (of clusters), while the gradients stay the exact
 convolution's at that output: a straight-through estimate of the clusters' derivative.
 Differentiable twice (the second time by the dense route); for `torch.func` and forward mode use the layers in turn.
