@@ -202,6 +202,13 @@ def test_what_is_kept_for_backward(index):
     assert [(t.dtype, t.shape) for t in own] == expected
 
 
+def test_the_dense_route_answers_in_torchs_layout():
+    """What follows would sum in another order, and a layer that is left dense would not be the stock one to the bit."""
+    x, w, bias = (t.detach().contiguous() for t in leaves())
+    for block in (Block(GEOMETRY, False, None, DENSE), Block(GEOMETRY, True, None, DENSE)):
+        assert conv_block(x, w, bias, block).stride() == in_turn(x, w, bias, block).stride()
+
+
 @pytest.mark.parametrize("limits", LIMITS)
 def test_a_listener_is_told_both_routes(limits):
     block, sink = Block(GEOMETRY, True, pool_of("side by side"), LIMITS[limits]), _stages.StageSeconds()

@@ -28,7 +28,7 @@ from thrifty.ops.skip_conv2d import (
     _taps,
     dense_conv2d_input,
     dense_conv2d_weight,
-    skip_conv2d,
+    run,
     skip_conv2d_input,
     skip_conv2d_weight,
 )
@@ -95,7 +95,11 @@ class _ConvBlock(torch.autograd.Function):
         if approximate is not None:
             y = approximate(x, w, bias)
         else:
-            y = skip_conv2d(x, w, bias, block.geometry.flat(), block.limits)
+            start = time.perf_counter()
+            y = run(x, w, bias, block.geometry.flat(), block.limits)
+            sink = _stages.current()
+            if sink is not None:
+                sink.add("conv", time.perf_counter() - start)
         index = None
         out = y
         if block.pool is not None:

@@ -59,15 +59,15 @@ def _routed(
     possible = use_native(source, *others)
     share = share_of_nonzeros(source) if possible else 1.0
     skipped = possible and share <= limits[DIRECTIONS.index(direction)]
-    # Both routes answer in the layout that the fake implementations promise to the compiler.
-    result = skip(share) if skipped else dense().contiguous(memory_format=torch.channels_last)
+    result = skip(share) if skipped else dense()
     sink = _stages.current()
     if sink is not None:
         sink.routes[direction] = _stages.Route(share, skipped, time.perf_counter() - start)
     return result
 
 
-def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+def run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+    """`skip_conv2d` without derivatives; where dense, in the layout of torch, so that what follows has its bits."""
     shape = _check("skip_conv2d", geometry, limits, x=x, w=w, bias=bias)
 
     def skip(share: float) -> Tensor:
@@ -80,6 +80,15 @@ def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits:
     return _routed("forward", limits, x, others, skip, lambda: dense_conv2d(x, w, bias, shape))
 
 
+def _promised(y: Tensor) -> Tensor:
+    """In the layout that the fake implementations promise to the compiler, whichever route was taken."""
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+    return _promised(run(x, w, bias, geometry, limits))
+
+
 def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
     shape = _check("skip_conv2d_input", geometry, limits, y=y, w=w)
 
@@ -88,7 +97,7 @@ def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -
         native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, _last(x), None, None)
         return x
 
-    return _routed("backward", limits, y, [w], skip, lambda: dense_conv2d_input(y, w, shape))
+    return _promised(_routed("backward", limits, y, [w], skip, lambda: dense_conv2d_input(y, w, shape)))
 
 
 def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -99,7 +108,7 @@ def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) 
         native.skip_conv_backward(_last(y), None, None, [], _last(x), _taps(w), geometry, share, None, _taps(w), None)
         return w
 
-    return _routed("backward", limits, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape))
+    return _promised(_routed("backward", limits, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape)))
 
 
 def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> Tensor:
