@@ -109,9 +109,9 @@ def test_padding_that_is_not_the_same_on_both_sides(limits):
 @pytest.mark.parametrize("index", range(1, 2 + len(POOLS)))
 @pytest.mark.parametrize("limits", LIMITS)
 def test_nothing_comes_back_where_nothing_is_positive(limits, index):
-    x, w, bias = inputs = leaves()
+    inputs = leaves()
     with torch.no_grad():
-        bias -= 100
+        inputs[2] -= 100
     y = conv_block(*inputs, list(blocks(LIMITS[limits]))[index])
     assert (y == 0).all()
     assert all((g == 0).all() for g in torch.autograd.grad(y, inputs, torch.ones_like(y)))
@@ -121,9 +121,9 @@ def test_nothing_comes_back_where_nothing_is_positive(limits, index):
 @pytest.mark.parametrize("limits", LIMITS)
 def test_nan_is_seen_where_torch_shows_it(limits, index):
     block = list(blocks(LIMITS[limits]))[index]
-    x, w, bias = inputs = leaves()
+    inputs = leaves()
     with torch.no_grad():
-        x[1, 3, 4, 4] = torch.nan
+        inputs[0][1, 3, 4, 4] = torch.nan
     ours, wanted = conv_block(*inputs, block), in_turn(*inputs, block)
     assert torch.equal(ours.isnan(), wanted.isnan()) and wanted.isnan().any()
     cotangent = torch.ones_like(wanted)
@@ -200,6 +200,13 @@ def test_what_is_kept_for_backward(index):
     assert len(kept) - len(own) == 2
     expected = [(torch.float32, y.shape)] * block.relu + [(torch.uint8, y.shape)] * (block.pool is not None)
     assert [(t.dtype, t.shape) for t in own] == expected
+
+
+def test_the_dense_route_answers_in_torchs_layout():
+    """What follows would sum in another order, and a layer that is left dense would not be the stock one to the bit."""
+    x, w, bias = (t.detach().contiguous() for t in leaves())
+    for block in (Block(GEOMETRY, False, None, DENSE), Block(GEOMETRY, True, None, DENSE)):
+        assert conv_block(x, w, bias, block).stride() == in_turn(x, w, bias, block).stride()
 
 
 @pytest.mark.parametrize("limits", LIMITS)

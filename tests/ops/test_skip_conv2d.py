@@ -196,11 +196,11 @@ def samples(limits, dtype, last):
     even = Geometry.of((4, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     w33, y33 = sparse(6, 5, 3, 3, **given).requires_grad_(), sparse(2, 6, 4, 5, **given).requires_grad_()
     ops = torch.ops.thrifty
-    for geometry, w, y in ((UNEVEN, w, y), (even, w33, y33)):
-        yield ops.skip_conv2d, (x, w, bias, geometry.flat(), limits)
-        yield ops.skip_conv2d, (x, w, None, geometry.flat(), limits)
-        yield ops.skip_conv2d_input, (y, w, geometry.flat(), limits)
-        yield ops.skip_conv2d_weight, (y, x, geometry.flat(), limits)
+    for geometry, kernel, out in ((UNEVEN, w, y), (even, w33, y33)):
+        yield ops.skip_conv2d, (x, kernel, bias, geometry.flat(), limits)
+        yield ops.skip_conv2d, (x, kernel, None, geometry.flat(), limits)
+        yield ops.skip_conv2d_input, (out, kernel, geometry.flat(), limits)
+        yield ops.skip_conv2d_weight, (out, x, geometry.flat(), limits)
 
 
 @pytest.mark.parametrize("index", range(8))

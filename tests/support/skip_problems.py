@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from thrifty.ops.geometry import Geometry, Pool
+from thrifty.ops.geometry import Geometry
 
 SKIP, DENSE = [1.0, 1.0], [0.0, 0.0]
 """Limits under which the nonzeros always multiply alone, and never where there are any."""
@@ -52,7 +52,3 @@ def make(problem, dtype):
     bias = sparse(outputs, density=1.0, dtype=dtype, source=source) if problem["bias"] else None
     y = sparse(problem["batch"], outputs, *geometry.output, density=problem["density"], **given)
     return x, w, bias, y
-
-
-def pool_over(geometry, kernel, stride, padding=(0, 0)):
-    return Pool.of(geometry.output, kernel, stride, padding)

@@ -35,7 +35,7 @@ EXACT_SOURCES = (
     Source("vgg19", "imagenette-128", 16, (5, 7, 9, 11, 13, 15)),
 )
 SETTINGS = ((64, 8), (32, 8), (32, 6), (16, 6), (16, 8))  # (L, H), scope: the batch
-QUICK_# the same layers without BatchNorm
+QUICK_  # the same layers without BatchNorm
 EXACT_SOURCES = (
     Source("cifarnet", "cifar10", 128, (1,)),
     Source("alexnet", "imagenette-128", 128, (1, 2, 3, 4)),

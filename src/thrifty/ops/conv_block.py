@@ -3,9 +3,9 @@
     out = max pool of ReLU of (bias + x * w)         with or without the ReLU, with or without the pool
 
 The maximum of ReLUs is the ReLU of the maximum, so the pool runs first and the ReLU on what is left. Values and
-gradients are those of the three layers in turn. What comes back through pool and ReLU is nonzero at few places; they are
-packed straight from the pool's gradient, and multiply alone (`ops.skip_conv2d`). Saved for backward: x, w, the small
-output and one byte for each of its values, instead of the convolution's output twice.
+gradients are those of the three layers in turn. What comes back through pool and ReLU is nonzero at few places; they
+are packed straight from the pool's gradient, and multiply alone (`ops.skip_conv2d`). Saved for backward: x, w, the
+small output and one byte for each of its values, instead of the convolution's output twice.
 With `approximate`, the output is that of another convolution (of clusters), while the gradients stay the exact
 convolution's at that output: a straight-through estimate of the clusters' derivative.
 Differentiable twice (the second time by the dense route); for `torch.func` and forward mode use the layers in turn.
@@ -29,7 +29,7 @@ from thrifty.ops.skip_conv2d import (
     dense_macs,
     empty_last,
     pixels_last,
-    skip_conv2d,
+    run,
     skip_conv2d_input,
     skip_conv2d_weight,
     taps_last,
@@ -148,16 +148,19 @@ def _product(
     x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None
 ) -> tuple[Tensor, Tensor]:
     """What is to be saved of x, and the convolution's output."""
-    g = block.geometry
+    g, sink = block.geometry, _stages.current()
     if approximate is not None:
         y = approximate(x.float(), w, bias)
         return (x.bfloat16(), y.bfloat16()) if block.half else (x, y)
     if not block.half:
-        return x, skip_conv2d(x, w, bias, g.flat(), block.limits)
+        start = time.perf_counter()
+        y = run(x, w, bias, g.flat(), block.limits)
+        if sink is not None:
+            sink.add("conv", time.perf_counter() - start)
+        return x, y
     start = time.perf_counter()
     x = x.bfloat16()
     y = dense_conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g)
-    sink = _stages.current()
     if sink is not None:
         seconds = time.perf_counter() - start
         sink.went("forward", _stages.Route(1.0, False, seconds), dense_macs(g, x.shape[0], x.shape[1], w.shape[0]))

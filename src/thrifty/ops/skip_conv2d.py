@@ -1,8 +1,8 @@
 """skip_conv2d and its two adjoints: an exact convolution that multiplies only what is not zero, where that is faster.
 
 Sources: exact skipping of zeros in training is SparseTrain's idea (Gong et al., PACT 2020): after a ReLU half of an
-activation is zero or more, and the gradient that comes back through a max pool and a ReLU is nonzero at a twentieth to a
-seventh of its places. Nothing is approximated: only the order of the sums differs from the dense convolution's.
+activation is zero or more, and the gradient that comes back through a max pool and a ReLU is nonzero at a twentieth to
+a seventh of its places. Nothing is approximated: only the order of the sums differs from the dense convolution's.
 
     skip_conv2d:        y = bias + x * w            by the nonzeros of x
     skip_conv2d_input:  the adjoint in x of y       by the nonzeros of y
@@ -60,15 +60,15 @@ def _routed(
     possible = use_native(source, *others)
     share = share_of_nonzeros(source) if possible else 1.0
     skipped = possible and share <= limits[DIRECTIONS.index(direction)]
-    # Both routes answer in the layout that the fake implementations promise to the compiler.
-    result = skip(share) if skipped else dense().contiguous(memory_format=torch.channels_last)
+    result = skip(share) if skipped else dense()
     sink = _stages.current()
     if sink is not None:
         sink.went(direction, _stages.Route(share, skipped, time.perf_counter() - start), macs)
     return result
 
 
-def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+def run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+    """`skip_conv2d` without derivatives; where dense, in the layout of torch, so that what follows has its bits."""
     shape = _check("skip_conv2d", geometry, limits, x=x, w=w, bias=bias)
 
     def skip(share: float) -> Tensor:
@@ -82,16 +82,27 @@ def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits:
     return _routed("forward", limits, macs, x, others, skip, lambda: dense_conv2d(x, w, bias, shape))
 
 
+def _promised(y: Tensor) -> Tensor:
+    """In the layout that the fake implementations promise to the compiler, whichever route was taken."""
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def _run(x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float]) -> Tensor:
+    return _promised(run(x, w, bias, geometry, limits))
+
+
 def _run_input(y: Tensor, w: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
     shape = _check("skip_conv2d_input", geometry, limits, y=y, w=w)
 
     def skip(share: float) -> Tensor:
         x = empty_last(y, y.shape[0], w.shape[1], *shape.input)
-        native.skip_conv_backward(pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, pixels_last(x), None, None)
+        native.skip_conv_backward(
+            pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, pixels_last(x), None, None
+        )
         return x
 
     macs = dense_macs(shape, y.shape[0], w.shape[1], w.shape[0])
-    return _routed("backward", limits, macs, y, [w], skip, lambda: dense_conv2d_input(y, w, shape))
+    return _promised(_routed("backward", limits, macs, y, [w], skip, lambda: dense_conv2d_input(y, w, shape)))
 
 
 def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) -> Tensor:
@@ -99,11 +110,13 @@ def _run_weight(y: Tensor, x: Tensor, geometry: list[int], limits: list[float]) 
 
     def skip(share: float) -> Tensor:
         w = empty_last(y, y.shape[1], x.shape[1], *shape.kernel)
-        native.skip_conv_backward(pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, None, taps_last(w), None)
+        native.skip_conv_backward(
+            pixels_last(y), None, None, [], pixels_last(x), taps_last(w), geometry, share, None, taps_last(w), None
+        )
         return w
 
     macs = dense_macs(shape, y.shape[0], x.shape[1], y.shape[1])
-    return _routed("backward", limits, macs, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape))
+    return _promised(_routed("backward", limits, macs, y, [x], skip, lambda: dense_conv2d_weight(y, x, shape)))
 
 
 def dense_conv2d(x: Tensor, w: Tensor, bias: Tensor | None, shape: Geometry) -> Tensor:

@@ -56,7 +56,7 @@ class Reuse(MethodConfig):
         stages: the settings of clusters to train with, coarse first; the controller walks through them and ends
             exact. `PAPER_STAGES` is a start. None, the default, is exact from the first step: in every training measured so
             far what clusters lose in accuracy costs more seconds than they save.
-        fixed: stay at the first stage for good: no controller.
+        fixed: stay at the first stage for good: nothing is measured and nothing moves.
         patience: training steps without a falling smoothed loss before the controller moves on.
         min_decrease: by which part the smoothed loss must fall within `patience` steps to count as falling.
         smoothing_steps: time constant of the loss's exponential moving average, in steps.

@@ -21,7 +21,8 @@ class Plateau:
 
     def __init__(self, config: Reuse, states: list[ReuseState]) -> None:
         self.config, self.states = config, states
-        self.probes = [Probe(layer) for layer in states if config.measure and layer.skip_zeros]
+        measured = config.measure and not config.fixed
+        self.probes = [Probe(layer) for layer in states if measured and layer.skip_zeros]
         self.stage = 0
         self.smoothed: float | None = None
         self.best: float | None = None

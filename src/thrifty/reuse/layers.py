@@ -26,7 +26,6 @@ from thrifty.reuse.config import Stage
 from thrifty.reuse.encoder import transformed
 from thrifty.reuse.state import ReuseState
 
-
 _HALF_INPUTS = (torch.float32, torch.bfloat16)
 
 
@@ -159,9 +158,7 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
         return takes and torch.get_autocast_dtype("cpu") == torch.bfloat16 and input.dtype in _HALF_INPUTS
 
     @torch.compiler.disable
-    def _run_block(
-        self, input: Tensor, stage: Stage | None, *, relu: bool, pool: nn.MaxPool2d | None
-    ) -> Tensor | None:
+    def _run_block(self, input: Tensor, stage: Stage | None, *, relu: bool, pool: nn.MaxPool2d | None) -> Tensor | None:
         geometry = self._geometry(input)
         pooling = None if pool is None else _pool_of(geometry.output, pool)
         block = Block(geometry, relu, pooling, self.reuse.limits, half=torch.is_autocast_enabled("cpu"))

@@ -15,7 +15,6 @@ from thrifty.ops.reuse_conv2d import Moments, centroids_of, moments_of, quantisa
 from thrifty.reuse.config import Stage
 from thrifty.reuse.encoder import CodebookEncoder, SignEncoder
 
-
 LIMITS = (0.25, 0.35)
 """Shares of nonzeros, forward and backward, up to which skipping the zeros pays on most machines and layers."""
 
