@@ -93,7 +93,7 @@ def unpool(gradient: Tensor, index: Tensor, pool: Pool, size: tuple[int, int]) -
 
 
 def dense_gradient(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Block) -> Tensor:
-    """The gradient of the convolution's output, from that of the block's: the meaning of `relu_unpool`; differentiable."""
+    """The gradient of the convolution's output, from the block's; differentiable: the meaning of `relu_unpool`."""
     if out is not None:
         gradient = gradient.masked_fill(out <= 0, 0.0)  # NaN lets the gradient pass, as in torch
     if index is not None and block.pool is not None:

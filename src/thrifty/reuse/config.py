@@ -54,8 +54,8 @@ class Reuse(MethodConfig):
 
     Attributes:
         stages: the settings of clusters to train with, coarse first; the controller walks through them and ends
-            exact. `PAPER_STAGES` is a start. None, the default, is exact from the first step: in every training measured so
-            far what clusters lose in accuracy costs more seconds than they save.
+            exact. `PAPER_STAGES` is a start. None, the default, is exact from the first step: in every training
+            measured so far what clusters lose in accuracy costs more seconds than they save.
         fixed: stay at the first stage for good: nothing is measured and nothing moves.
         patience: training steps without a falling smoothed loss before the controller moves on.
         min_decrease: by which part the smoothed loss must fall within `patience` steps to count as falling.

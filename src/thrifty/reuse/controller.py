@@ -17,7 +17,7 @@ _OWN = ("stage", "smoothed", "best", "best_step")
 
 
 class Plateau:
-    """The controller of one model's reuse layers; deterministic in the losses it is told and in what its probes measured."""
+    """The controller of one model's reuse layers; deterministic in the losses told and in what probes measured."""
 
     def __init__(self, config: Reuse, states: list[ReuseState]) -> None:
         self.config, self.states = config, states
