@@ -65,7 +65,7 @@ def test_the_default_leaves_them_dense():
     assert train(model) == train(Net())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "exact"])
 def test_the_dense_stage_and_eval_mode_are_the_stock_bits(way):
     stock, model = Net(), Net()
     config = Reuse(stages=(Stage(4, 3),), total_steps=100, dense_share=1.0, **WAYS[way])
@@ -271,7 +271,7 @@ def test_settings_that_cannot_be_meant(settings, words):
 
 
 def test_settings_travel_as_plain_data():
-    config = Reuse(sequences="clusters", recurrent=True, attention="keys", attention_bits=5)
+    config = Reuse(stages=(Stage(4, 3),), sequences="clusters", recurrent=True, attention="keys", attention_bits=5)
     assert Reuse.from_dict(config.to_dict()) == config
 
 

@@ -109,9 +109,6 @@ class Reuse(MethodConfig):
         """Check every field; see `MethodConfig.validate`."""
         if not isinstance(self.stages, tuple):
             raise UsageError(f"Reuse.stages must be a tuple of Stage(length, bits), got {self.stages!r}")
-        approximate = self.linear or self.sequences == "clusters" or self.attention != "off"
-        if not self.stages and (approximate or not self.skip_zeros):
-            raise UsageError("Reuse.stages is empty: give at least one Stage(length, bits), or PAPER_STAGES")
         for i, stage in enumerate(self.stages):
             if not isinstance(stage, Stage):
                 raise UsageError(f"Reuse.stages[{i}] is {stage!r}: expected Stage(length, bits)")
@@ -130,6 +127,9 @@ class Reuse(MethodConfig):
             raise UsageError("Reuse.recurrent takes clusters: set sequences='clusters' too")
         if type(self.attention_bits) is not int or not 1 <= self.attention_bits <= MAX_CODEBOOK_BITS:
             raise UsageError(f"Reuse.attention_bits must be 1 to {MAX_CODEBOOK_BITS}, got {self.attention_bits!r}")
+        approximate = self.linear or self.sequences == "clusters" or self.attention != "off"
+        if not self.stages and (approximate or not (self.skip_zeros or self.sequences == "exact")):
+            raise UsageError("Reuse.stages is empty: give at least one Stage(length, bits), or PAPER_STAGES")
         widest = max((stage.bits for stage in self.stages), default=0)
         if self.encoder == "codebook" and widest > MAX_CODEBOOK_BITS:
             raise UsageError(

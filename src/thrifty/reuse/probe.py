@@ -2,7 +2,8 @@
 
 A few steps run dense and a few by their nonzeros, forward and backward; from the seconds follows the share of nonzeros
 up to which skipping pays (`ReuseState.limits`). After that a stage of clusters is watched for a few steps: where it
-takes longer than exact products, the layer leaves it for good. So no layer is slower than dense for more than these steps.
+takes longer than exact products, the layer leaves it for good. So no layer is slower than dense for more than these
+steps.
 What was measured is part of the state: a resumed training does not decide anew.
 """
 
