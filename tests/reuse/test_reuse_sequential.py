@@ -23,13 +23,12 @@ NEVER, ALWAYS = [-1.0, -1.0], [2.0, 2.0]
 def network(seed=0, **pool):
     torch.manual_seed(seed)
     pooling = {"kernel_size": 3, "stride": 2, "padding": 1, **pool}
-    layers = [
+    layers: list[nn.Module] = [
         nn.Conv2d(3, 20, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(**pooling),
-        nn.Conv2d(20, 12, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4),
+        nn.Conv2d(20, 12, 3, stride=2), nn.ReLU(), nn.Flatten(),
     ]  # fmt: skip
-    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    model(batch(0)[0])
-    return model
+    width = nn.Sequential(*layers)(torch.zeros(1, 3, 17, 15)).shape[1]
+    return nn.Sequential(*layers, nn.Linear(width, 4)).to(memory_format=torch.channels_last)
 
 
 def batch(step):
