@@ -126,6 +126,7 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             y = y.contiguous()
         return y if input.dim() == 4 else y.squeeze(0)
 
+    @torch.compiler.disable
     def _exact(self, input: Tensor) -> Tensor | None:
         return self._run_block(input, None, relu=False, pool=None) if self._plain(input) else None
 
