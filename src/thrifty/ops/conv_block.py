@@ -22,7 +22,6 @@ from thrifty._load_native import native
 from thrifty.ops import _stages
 from thrifty.ops.geometry import Geometry, Pool
 from thrifty.ops.skip_conv2d import (
-    SAMPLED_ROWS,
     dense_conv2d,
     dense_conv2d_input,
     dense_conv2d_weight,
@@ -30,6 +29,7 @@ from thrifty.ops.skip_conv2d import (
     empty_last,
     pixels_last,
     run,
+    sampling_step,
     skip_conv2d_input,
     skip_conv2d_weight,
     taps_last,
@@ -173,7 +173,7 @@ def _share(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Bl
     rows = pixels_last(gradient).view(-1, gradient.shape[1])
     if rows.numel() == 0:
         return 0.0
-    step = max(1, rows.shape[0] // SAMPLED_ROWS)
+    step = sampling_step(rows)
     some = rows[::step] != 0
     if out is not None:
         some &= ~(pixels_last(out).view(-1, out.shape[1])[::step] <= 0)

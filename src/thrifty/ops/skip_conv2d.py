@@ -25,7 +25,7 @@ from torch import Tensor
 from thrifty._load_native import native
 from thrifty.ops import _stages
 from thrifty.ops._backend import use_native
-from thrifty.ops._define import Args, Op
+from thrifty.ops._define import Args, Op, product_rule
 from thrifty.ops.geometry import Geometry
 
 DIRECTIONS = ("forward", "backward")
@@ -34,12 +34,17 @@ DIRECTIONS = ("forward", "backward")
 SAMPLED_ROWS = 4096  # pixels at least that the share of nonzeros is told from
 
 
+def sampling_step(rows: Tensor) -> int:
+    """Every how many rows the share of nonzeros is looked at."""
+    return max(1, rows.shape[0] // SAMPLED_ROWS)
+
+
 def share_of_nonzeros(x: Tensor) -> float:
     """The share of the values of x (N, C, H, W) that are not zero, told from some of the pixels. NaN is no zero."""
     rows = pixels_last(x).view(-1, x.shape[1])
     if rows.numel() == 0:
         return 0.0
-    step = max(1, rows.shape[0] // SAMPLED_ROWS)
+    step = sampling_step(rows)
     seen = rows.shape[1] * -(-rows.shape[0] // step)
     if not use_native(rows):
         return float(rows[::step].count_nonzero()) / seen
@@ -256,22 +261,12 @@ def _conv_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
     return y_t
 
 
-def _product_jvp(op: Op, args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    first, second, *rest = args
-    parts = []
-    if tangents[0] is not None:
-        parts.append(op(tangents[0], second, *rest))
-    if tangents[1] is not None:
-        parts.append(op(first, tangents[1], *rest))
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
 def _input_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_jvp(skip_conv2d_input, args, tangents)
+    return product_rule(skip_conv2d_input, args, tangents)
 
 
 def _weight_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_jvp(skip_conv2d_weight, args, tangents)
+    return product_rule(skip_conv2d_weight, args, tangents)
 
 
 skip_conv2d = Op(

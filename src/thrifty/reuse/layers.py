@@ -78,9 +78,7 @@ class _ReuseLayer(nn.Module):
     def _count(self, x: Tensor, weight: Tensor, rows: int, clusters: Clusters | None) -> None:
         """Book the multiply-adds of one pass: `rows` outputs of `weight` (M, ...), on clusters or dense."""
         dense = rows * weight.numel()
-        passes = 1
-        if torch.is_grad_enabled():
-            passes += int(weight.requires_grad) + int(x.requires_grad)
+        passes = _passes(x, weight)
         done = dense * passes
         stage = self.reuse.stage
         if clusters is not None and stage is not None:
@@ -194,16 +192,13 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
     ) -> None:
         """Book a pass whose exact products report their multiply-adds themselves."""
         dense = dense_macs(geometry, x.shape[0], self.in_channels, self.out_channels)
-        passes = 1
-        if torch.is_grad_enabled():
-            passes += int(self.weight.requires_grad) + int(x.requires_grad)
         done = 0
         if stage is not None and found is not None:
             encoder = self.reuse.encoder(min(stage.length, self.in_channels), stage.bits)
             pixels = x.shape[0] * x.shape[2] * x.shape[3]
             done = int(found[1].remaining_ratio * pixels * self.weight.numel())
             done += pixels * self.in_channels * encoder.macs_per_value
-        self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * passes)
+        self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * _passes(x, self.weight))
 
     def _geometry(self, batch: Tensor) -> Geometry:
         size = (batch.shape[2], batch.shape[3])
@@ -243,6 +238,13 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
             y = multiply_clusters(*found, weight, bias, rows_geometry())
         self._count(input, self.weight, rows.shape[0], found[1])
         return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input, self.weight))
+
+
+def _passes(x: Tensor, weight: Tensor) -> int:
+    """The products that a training step makes of these two: forward, and one for each gradient."""
+    if not torch.is_grad_enabled():
+        return 1
+    return 1 + int(weight.requires_grad) + int(x.requires_grad)
 
 
 def _pool_of(size: Pair, pool: nn.MaxPool2d) -> Pool:

@@ -9,6 +9,7 @@ The stock forward runs, bit for bit and with its own errors, in eval mode, in th
 that do not fit, and in `exact` where too few rows are equal to pay (`_worth`). Dropout between layers is torch's.
 """
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -191,10 +192,11 @@ class _ReuseRecurrent(nn.RNNBase):
         count_dense(self.reuse, gates_NX, of_state)
         return self._scan(gates_NX, of_state, state_bias, state, sizes, bool(direction))
 
+    @abstractmethod
     def _scan(
         self, gates_NX: Tensor, weight: Tensor, bias: Tensor | None, state: State, sizes: list[int], reverse: bool
     ) -> State:
-        raise NotImplementedError
+        """The recurrence on the input's gates with dense products of the state."""
 
     def _stock_rest(self, data: Tensor, sizes: list[int], state: State) -> tuple[Tensor, State]:
         """The layers behind the first in torch's own kernels."""
