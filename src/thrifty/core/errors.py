@@ -30,3 +30,7 @@ class ModelError(ThriftyError):
 
 class NonFiniteError(ThriftyError):
     """Training met a loss that is not a finite number."""
+
+
+class OutOfMemoryError(ThriftyError):
+    """Memory could not be had; what was saved before stays whole."""

@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from thrifty.core.atomic import write_json
-from thrifty.core.errors import CheckpointError, ThriftyError
+from thrifty.core.errors import CheckpointError, OutOfMemoryError, ThriftyError
+from thrifty.core.exhaustion import told_as_exhaustion
 from thrifty.data import ImageData
 from thrifty.train import events, folder, record
 from thrifty.train.arms import Arm, fit_arms, parse_arms
@@ -21,6 +22,8 @@ from thrifty.train.interrupt import Interrupted, InterruptWatch
 from thrifty.train.resume import check_arms, check_settings, identity, settings_of
 from thrifty.train.training import ArmTraining
 from thrifty.train.trial import Plan, make_plan
+
+_ADVICE = "free some and go on with --resume, or begin anew with a smaller --batch-size or --image-size"
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
         turn: train only so far.
 
     Returns:
-        The outcome. An arm whose loss left the finite numbers is stopped and told of in its `message`; the other arms
-        go on.
+        The outcome. An arm whose loss left the finite numbers, or that ran out of memory, is stopped and told of in its
+        `message`; the other arms go on.
 
     Raises:
-        UsageError, ModelError, DataError: before anything is written.
+        UsageError, ModelError, DataError, OutOfMemoryError: before anything is written.
         CheckpointError: the run to go on with is another one or damaged; its files stay as they are.
     """
     config = config.resolved()
@@ -87,7 +90,7 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
         folder.check_new(out, overwrite=config.overwrite)
     if config.tensorboard:
         events.check_installed()
-    with torch.random.fork_rng(devices=[]), _threads(config.threads):
+    with told_as_exhaustion(_ADVICE), torch.random.fork_rng(devices=[]), _threads(config.threads):
         plan = make_plan(config, arms, turn.data if turn else None)
         settings = {**settings, **plan.facts()}
         arms = fit_arms(arms, steps=plan.steps)
@@ -145,20 +148,21 @@ class _Runner:
         """Train one arm, and return its last record whatever became of it."""
         training = None
         try:
-            training = ArmTraining(
-                self._plan,
-                arm,
-                out=self._out,
-                identity=identity(self._content["settings"], arm),
-                display=self._display,
-                watch=watch,
-                publish=lambda state: self._publish(index, state),
-            )
-            return training.run(until_epoch)
+            with told_as_exhaustion(_ADVICE):
+                training = ArmTraining(
+                    self._plan,
+                    arm,
+                    out=self._out,
+                    identity=identity(self._content["settings"], arm),
+                    display=self._display,
+                    watch=watch,
+                    publish=lambda state: self._publish(index, state),
+                )
+                return training.run(until_epoch)
         except CheckpointError:
             raise
         except (Interrupted, ThriftyError) as error:
-            resumable = isinstance(error, Interrupted)
+            resumable = isinstance(error, Interrupted | OutOfMemoryError)
             state = training.record() if training else record.pending(arm)
             self._display.say(f"{arm.name} stopped: {error}", style="yellow" if resumable else "red")
             return {**state, "status": "stopped", "message": str(error), "resumable": resumable}
