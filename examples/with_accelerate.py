@@ -1,6 +1,7 @@
-"""The methods in a loop under accelerate: `accelerate launch examples/with_accelerate.py` (pip install "thrifty[accelerate]").
+"""The methods in a loop under accelerate: `accelerate launch examples/with_accelerate.py`.
 
-Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty, on one process or several.
+Needs pip install "thrifty[accelerate]". Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty, on one
+process or several.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The methods as a Lightning callback: `python examples/with_lightning.py --epochs 3` (pip install "thrifty[lightning]").
+"""The methods as a Lightning callback: `python examples/with_lightning.py --epochs 3`.
 
-Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty.
+Needs pip install "thrifty[lightning]". Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty.
 """
 
 import argparse

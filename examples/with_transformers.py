@@ -1,6 +1,6 @@
-"""The methods in a Hugging Face Trainer: `python examples/with_transformers.py` (pip install "thrifty[transformers]").
+"""The methods in a Hugging Face Trainer: `python examples/with_transformers.py`.
 
-Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty.
+Needs pip install "thrifty[transformers]". Trains CifarNet on the slice of Fashion-MNIST that comes with thrifty.
 """
 
 import argparse

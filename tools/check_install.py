@@ -1,6 +1,6 @@
-"""Does this installation work? Run with the Python of an environment into which a wheel was installed, away from the checkout.
+"""Does this installation work? Run with the Python of an environment into which a wheel was installed.
 
-Applies a method to a small network, trains a step, takes it off, and runs the command line. Prints one line; fails loudly.
+Applies a method to a small network, trains a step, takes it off, and runs the command line. Prints a line or fails.
 """
 
 import subprocess

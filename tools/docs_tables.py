@@ -1,6 +1,6 @@
 """Writes the tables of the documentation that come from tables in the code: `python tools/docs_tables.py`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. `--check` changes nothing and fails where one is stale.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. `--check` changes nothing, and fails where one is old.
 """
 
 import re

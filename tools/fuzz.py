@@ -1,7 +1,7 @@
 """Fuzzes a file format: `python tools/fuzz.py checkpoint --seconds 600`. Without a target, lists them.
 
-Under Atheris (pip install atheris), if it is there, coverage guides the search; else whole files are mutated at random. Bytes
-that bring a target down are written to build/fuzz/.
+Under Atheris (pip install atheris), if it is there, coverage guides the search; else whole files are mutated at random.
+Bytes that bring a target down are written to build/fuzz/.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def _guided(atheris: object, target: str, seconds: int, seed: int) -> None:
     (corpus / "seed").write_bytes(TARGETS[target].seed())
     atheris.instrument_all()
     atheris.Setup(
-        [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-seed={seed + 1}"], lambda content: _try(target, content)
+        [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-seed={seed + 1}"],
+        lambda content: _try(target, content),
     )
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""What is released: the source archive builds, the wheel runs where nothing else is, and the papers that go with it agree."""
+"""What is released: the source archive builds, the wheel runs where nothing else is, and what is promised agrees."""
 
 import os
 import re

@@ -30,9 +30,9 @@ def test_mistakes_are_not_taken_for_it(error):
 
 
 def test_it_is_told_with_the_advice_once():
-    with pytest.raises(OutOfMemoryError, match="^out of memory: take less$") as caught:
-        with told_as_exhaustion("take more"), told_as_exhaustion("take less"):
-            raise MemoryError
+    expected = pytest.raises(OutOfMemoryError, match=r"^out of memory: take less$")
+    with expected as caught, told_as_exhaustion("take more"), told_as_exhaustion("take less"):
+        raise MemoryError
     assert isinstance(caught.value.__cause__, MemoryError)
 
 

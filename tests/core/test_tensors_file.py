@@ -12,8 +12,10 @@ import torch
 from thrifty.core.tensors_file import DamagedFileError, read
 
 STATE = {
-    "weights": torch.arange(6.0).view(2, 3), "half": torch.ones(4, dtype=torch.bfloat16), "flags": torch.tensor([True]),
-    "numbers": [1, 2.5, None, "text", (True, {"inner": torch.ones(2, dtype=torch.int8)})], "complex": torch.ones(2) * 1j,
+    "weights": torch.arange(6.0).view(2, 3), "half": torch.ones(4, dtype=torch.bfloat16),
+    "flags": torch.tensor([True]),
+    "numbers": [1, 2.5, None, "text", (True, {"inner": torch.ones(2, dtype=torch.int8)})],
+    "complex": torch.ones(2) * 1j,
     "strided": torch.arange(12).view(3, 4).t(), "small": torch.ones(1).expand(5), "empty": torch.empty(0),
 }  # fmt: skip
 

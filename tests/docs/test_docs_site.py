@@ -1,4 +1,4 @@
-"""The site: its blocks run in the order of the page, its tables are those of the code, and it holds every public name."""
+"""The site: its blocks run in the order of the page, its tables are those of the code, every public name is there."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Every example runs, on few images, and the set stays in step: short, alike in its options, named in the documentation."""
+"""Every example runs, on few images, and the set stays in step: short, alike in its options, documented."""
 
 import ast
 import importlib.util

@@ -82,7 +82,8 @@ losses, applied, model = train(accelerator, 2)
 weights = torch.cat([p.detach().flatten() for p in model.parameters()])
 both = accelerator.gather(weights.unsqueeze(0))
 told = {"processes": accelerator.num_processes, "steps": applied.steps, "losses": losses,
-        "events": [(event.step, event.what) for event in applied.events], "apart": float((both[0] - both[-1]).abs().max())}
+        "events": [(event.step, event.what) for event in applied.events],
+        "apart": float((both[0] - both[-1]).abs().max())}
 print(json.dumps(told), flush=True)
 accelerator.end_training()
 """
@@ -96,7 +97,9 @@ def test_two_processes_move_alike(tmp_path):
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(here)]
     run = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "PYTHONPATH": str(here.parent / "support"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+        env={
+            **os.environ, "PYTHONPATH": str(here.parent / "support"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1",
+        },
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     first, second = (json.loads(line) for line in run.stdout.splitlines() if line.startswith("{"))

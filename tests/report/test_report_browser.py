@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -163,7 +164,9 @@ def test_tab_goes_through_the_page_in_its_order(browser: Any, report_page: Calla
     from selenium.webdriver.common.keys import Keys
 
     show(browser, report_page("whole"), "desk", "light")
-    probe = "const one = document.activeElement; return one.className || one.id || one.getAttribute('href') || one.tagName"
+    probe = (
+        "const one = document.activeElement; return one.className || one.id || one.getAttribute('href') || one.tagName"
+    )
     found = []
     for _ in range(12):
         browser.switch_to.active_element.send_keys(Keys.TAB)
@@ -192,4 +195,4 @@ def test_a_screen_reader_hears_names(browser: Any, report_page: Callable[[str], 
         for entry in node["properties"]
         if entry["name"] == "level"
     ]
-    assert levels[0] == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in itertools.pairwise(levels))

@@ -14,7 +14,10 @@ from thrifty.core.errors import DataError
 from thrifty.report import load, write
 from thrifty.report.salvage import salvage
 
-RECORD = {"status": "running", "arms": [{"name": 'a "quoted" \\ one', "epochs": [{"epoch": 1, "loss": 1.5}, {"epoch": 2}]}]}
+RECORD = {
+    "status": "running",
+    "arms": [{"name": 'a "quoted" \\ one', "epochs": [{"epoch": 1, "loss": 1.5}, {"epoch": 2}]}],
+}
 
 
 def contained(part: object, whole: object) -> bool:
@@ -66,7 +69,9 @@ def test_damage_in_the_midst(make_run_dir: Callable[[str], Path]) -> None:
     assert record.command.startswith("thrifty train") and record.arms == () and record.problems
 
 
-def test_a_record_that_is_too_large_is_refused(make_run_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_is_too_large_is_refused(
+    make_run_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("thrifty.report.record.MAX_BYTES", 100)
     with pytest.raises(DataError, match="more than the record of a run can have"):
         load(make_run_dir("whole"))

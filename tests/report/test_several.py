@@ -42,7 +42,9 @@ def test_all_arms_of_all_runs(make_run_dir: Callable[[str], Path], tmp_path: Pat
     }  # fmt: skip
 
 
-def test_a_run_that_cannot_be_read_is_named_and_hides_no_other(make_run_dir: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_read_is_named_and_hides_no_other(
+    make_run_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     broken = make_run_dir("stopped")
     (broken / "result.json").write_text("nothing")
     page, table = compare_runs([make_run_dir("whole"), broken, tmp_path / "absent"], tmp_path / "both.html")
@@ -79,7 +81,7 @@ def test_runs_of_one_name_are_told_apart(make_run_dir: Callable[[str], Path], tm
 def test_wrong_usage(make_run_dir: Callable[[str], Path], tmp_path: Path) -> None:
     folder = make_run_dir("whole")
     with pytest.raises(UsageError, match="named twice"):
-        load_several([folder, folder / "." ])
+        load_several([folder, folder / "."])
     with pytest.raises(DataError, match=r"missing.*no run folder"):
         (tmp_path / "bare").mkdir()
         load_several([tmp_path / "bare", tmp_path / "absent"])
@@ -89,7 +91,9 @@ def test_the_command(make_run_dir: Callable[[str], Path], tmp_path: Path) -> Non
     first, second = make_run_dir("whole"), make_run_dir("several")
 
     def thrifty(*words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "thrifty", "report", *map(str, words)], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "thrifty", "report", *map(str, words)], capture_output=True, text=True
+        )
 
     run = thrifty(first, second)
     assert run.returncode == 0, run.stderr

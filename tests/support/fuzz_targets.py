@@ -118,7 +118,9 @@ def _use(value: object) -> None:
 @cache
 def _frozen() -> tuple[nn.Module, bytes]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
     frozen = freeze(model, [torch.randn(4, 3, 8, 8) for _ in range(2)], max_loss=1.0)
     return model, _written("seed.frozen", lambda path: save_frozen(frozen, path))
 
@@ -157,7 +159,9 @@ TARGETS = {
     "idx": Target(_idx_seed, lambda content: read_idx(_file("x.idx", content))),
     "bare idx": Target(_bare_idx_seed, lambda content: read_idx(_file("x.idx", content))),
     "cifar pickle": Target(lambda: cifar_entries()["data_batch_1"], _read_cifar_pickle),
-    "cifar archive": Target(lambda: _written("seed.tar.gz", lambda path: write_tar(path, cifar_entries())), _read_cifar_archive),
+    "cifar archive": Target(
+        lambda: _written("seed.tar.gz", lambda path: write_tar(path, cifar_entries())), _read_cifar_archive
+    ),
     "image zip": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_zip),
     "any set": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_any_set),
     "checkpoint": Target(_checkpoint_seed, _read_checkpoint),

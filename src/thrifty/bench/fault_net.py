@@ -12,7 +12,7 @@ from thrifty.bench.fault_runs import KILL_AT, NAN_AT
 
 
 class _Spoil(nn.Module):
-    """In the training steps that the environment names: kills the process, or puts a NaN into one pixel of the batch."""
+    """In the training steps that the environment names: kills the process, or spoils a pixel of the batch with NaN."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Small trainings in processes of their own, made to be killed, starved and cut off; and what became of them.
 
-Processes are forked from a server that has torch and thrifty loaded but has computed nothing, so one costs a fraction of
-a second and a kill may fall on any moment of its training.
+Processes are forked from a server that has torch and thrifty loaded but has computed nothing, so one costs a fraction
+of a second and a kill may fall on any moment of its training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ NAN_AT, KILL_AT = "THRIFTY_FAULTS_NAN_AT", "THRIFTY_FAULTS_KILL_AT"
 ARM = "reuse"
 _WAIT_S = 120.0
 _PRELOADED = (
-    "thrifty.bench.fault_net", "thrifty.train", "thrifty.reuse", "thrifty.data.load", "thrifty.data.imagefolder", "PIL.PngImagePlugin",
+    "thrifty.bench.fault_net", "thrifty.train", "thrifty.reuse", "thrifty.data.load", "thrifty.data.imagefolder",
+    "PIL.PngImagePlugin",
 )  # fmt: skip
 
 

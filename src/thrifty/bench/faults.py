@@ -101,7 +101,10 @@ def _full_disk(drill: Drill) -> None:
     from thrifty.bench.fault_runs import complete, saved_steps
 
     settings = drill.settings("full")
-    with _small_disk(Path(settings["out"]), drill.draw.randrange(_LEAST_DISK_BYTES, _MOST_DISK_BYTES)) as (limits, relax):
+    with _small_disk(Path(settings["out"]), drill.draw.randrange(_LEAST_DISK_BYTES, _MOST_DISK_BYTES)) as (
+        limits,
+        relax,
+    ):
         drill.judge_end(complete(settings, drill.answer, limits).code)
         relax()
         drill.judge_resumed(settings, saved_steps(Path(settings["out"])))

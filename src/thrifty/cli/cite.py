@@ -10,7 +10,8 @@ import typer
 
 def cite(
     what: Annotated[
-        list[str] | None, typer.Argument(help="Runs or methods; every method where there is none.", metavar="[RUN|METHOD]...")
+        list[str] | None,
+        typer.Argument(help="Runs or methods; every method where there is none.", metavar="[RUN|METHOD]..."),
     ] = None,
 ) -> None:
     """Print the papers behind the methods that runs have used, as BibTeX."""

@@ -1,4 +1,4 @@
-"""`thrifty report`: the table of a run on the terminal, and its page and plots written anew; or several runs compared."""
+"""`thrifty report`: the table of a run on the terminal, and its page and plots; or several runs compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs: what --out of thrifty train named.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs: what --out of thrifty train named.", metavar="RUN...")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Page that compares several runs; default: comparison.html beside them.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Telling a process that ran out of memory from one with a mistake: torch and the kernels raise the same types for both."""
+"""Telling a process that ran out of memory from one with a mistake: torch raises the same types for both."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,10 +1,11 @@
 """Files of tensors and plain data, as `torch.save` writes them, read as what a stranger may have made.
 
-Such a file is a zip. Before torch looks at it: entries are stored as they are, as torch writes them, so none can swell;
-they lie within the file, and their checksums agree, which torch does not look at; no tensor claims more bytes than its
-entry has, which would be read from memory that belongs to others. torch then reads it by its restricted unpickler, which
-knows tensors and plain data. Afterwards tensors that are larger than their memory (by strides of 0 a few bytes pass for
-terabytes) may be so by a gigabyte together, and what is nested may not be of a size that only shared parts make possible.
+Such a file is a zip. Before torch looks at it: entries are stored as they are, as torch writes them, so none can
+swell; they lie within the file, and their checksums agree, which torch does not look at; no tensor claims more bytes
+than its entry has, which would be read from memory that belongs to others. torch then reads it by its restricted
+unpickler, which knows tensors and plain data. Afterwards tensors that are larger than their memory (by strides of 0 a
+few bytes pass for terabytes) may be so by a gigabyte together, and what is nested may not be of a size that only shared
+parts make possible.
 
 Cost: the file is read twice, and its pickle, some kilobytes, is gone through twice.
 """

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -149,9 +149,9 @@ def read_cifar_archive(archive: Path) -> RawImages:
 
 
 class _Bounded:
-    """A stream that gives no more than `_MAX_ARCHIVE_BYTES`: a small archive may unpack to any size, headers included."""
+    """A stream that gives no more than `_MAX_ARCHIVE_BYTES`: a small archive may unpack to any size, headers too."""
 
-    def __init__(self, stream: IO[bytes], archive: Path) -> None:
+    def __init__(self, stream: gzip.GzipFile, archive: Path) -> None:
         self._stream, self._archive = stream, archive
         self.tell = stream.tell
 
@@ -167,7 +167,7 @@ class _Bounded:
 
     def _check(self, end: int) -> None:
         if end > _MAX_ARCHIVE_BYTES:
-            raise DataError(f"{self._archive}: unpacks to more than {_MAX_ARCHIVE_BYTES} bytes: no archive of CIFAR batches")
+            raise DataError(f"{self._archive}: unpacks to more than {_MAX_ARCHIVE_BYTES} bytes: no CIFAR archive")
 
 
 def _parse(layout: CifarFormat, contents: Mapping[str, bytes], prefix: str) -> RawImages:

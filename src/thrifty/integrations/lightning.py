@@ -3,8 +3,8 @@
     trainer = Trainer(callbacks=[ThriftyCallback([thrifty.Reuse()])], max_epochs=5)
     trainer.fit(module, loader)
 
-The layers are exchanged in `setup`, before Lightning builds optimizers and wraps the module, once however often `fit` is
-called. state_dict keys stay the stock ones, so checkpoints load with or without the callback.
+The layers are exchanged in `setup`, before Lightning builds optimizers and wraps the module, once however often `fit`
+is called. state_dict keys stay the stock ones, so checkpoints load with or without the callback.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class _Steps(TrainerCallback):
             self._loss.add(loss)  # the trainer has divided it by the batches, or by the items, of a step
             return loss
 
-        trainer.training_step = training_step
+        trainer.training_step = training_step  # type: ignore[method-assign]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:

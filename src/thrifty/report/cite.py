@@ -13,7 +13,7 @@ from thrifty.report.record import Record
 
 def methods_of(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
     """The methods of a run's arms with their settings, as `bibtex` takes them."""
-    found = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for arm in record.arms:
         for config in arm.configs:
             data = config.get("_data")
@@ -54,7 +54,9 @@ def _uses(name: str, config: Mapping[str, Any]) -> list[Use]:
 
 def _software() -> Paper:
     title = "thrifty: train the same {PyTorch} network for less compute"
-    return Paper("thrifty", "misc", {"author": "{thrifty contributors}", "title": title, "note": f"Version {thrifty_version()}"})
+    return Paper(
+        "thrifty", "misc", {"author": "{thrifty contributors}", "title": title, "note": f"Version {thrifty_version()}"}
+    )
 
 
 def _entry(paper: Paper, said: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What still stands of JSON that breaks off or is damaged in its midst: everything before the break, brackets closed."""
+"""What still stands of JSON that breaks off or is damaged: everything before the break, brackets closed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def write_several(runs: Runs, path: Path) -> Path:
 
 
 def page(runs: Runs, drawn: dict[str, dict[str, str]], beside: Path) -> str:
-    """The whole page. `drawn` holds SVG documents by plot name and layout; links are relative to the folder `beside`."""
+    """The whole page. `drawn` holds SVG documents by plot name and layout; links are relative to `beside`."""
     folder = files("thrifty.report")
     parts = {"arms": _arms(runs, beside), "curves": _curves(runs, drawn), "differences": _differences(runs)}
     labels = {"arms": "Arms", "curves": "Curves", "differences": "What differs"}
@@ -162,7 +162,9 @@ def _address(path: Path, beside: Path) -> str:
 
 def _together(runs: Runs) -> Record:
     """One record with the arms of all, for the plots; without a baseline, as each run has its own."""
-    arms = tuple(replace(arm, name=f"{one.name}: {arm.name}", methods=("-",)) for one in runs.records for arm in one.arms)
+    arms = tuple(
+        replace(arm, name=f"{one.name}: {arm.name}", methods=("-",)) for one in runs.records for arm in one.arms
+    )
     return replace(runs.records[0], arms=arms, summary={})
 
 
@@ -175,7 +177,8 @@ def _curves(runs: Runs, drawn: dict[str, dict[str, str]]) -> Html:
             continue
         alt = f"Line chart, {heading.lower()}, one line for each arm of each run. {_told(runs)}"
         images = [
-            el("div", Html(inline(text, f"{name}-{layout}", alt)), class_=layout) for layout, text in drawn[name].items()
+            el("div", Html(inline(text, f"{name}-{layout}", alt)), class_=layout)
+            for layout, text in drawn[name].items()
         ]
         parts.append(el("figure", title, el("div", *images, class_="plot"), aria_labelledby=f"{name}-heading"))
     return section("curves", "Curves", el("div", *parts, class_="plots"))
@@ -196,7 +199,9 @@ def _differences(runs: Runs) -> Html:
     facts = [{**_prefixed("machine", one.machine), **_prefixed("", one.settings)} for one in runs.records]
     keys = [key for key in dict.fromkeys(key for one in facts for key in one) if key != "machine date"]
     rows = [
-        [key, *(fact(one.get(key)) for one in facts)] for key in keys if any(one.get(key) != facts[0].get(key) for one in facts)
+        [key, *(fact(one.get(key)) for one in facts)]
+        for key in keys
+        if any(one.get(key) != facts[0].get(key) for one in facts)
     ]
     if not rows:
         return section("differences", "What differs", el("p", "Settings and machine are the same in all runs."))

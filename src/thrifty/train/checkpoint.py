@@ -37,7 +37,7 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
         with part.open("wb") as file:
             out = _Remembering(file)
             try:
-                torch.save({"format": FORMAT, "identity": identity, "state": state}, out)
+                torch.save({"format": FORMAT, "identity": identity, "state": state}, out)  # type: ignore[arg-type]  # it only writes
             except RuntimeError:
                 if out.failure is not None:
                     raise out.failure from None
