@@ -12,19 +12,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thrifty.compose import NoEffectWarning, apply_, remove_
+    from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
-__all__ = ["NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
+__all__ = [
+    "Auto",
+    "NoEffectWarning",
+    "Plan",
+    "Reuse",
+    "Stage",
+    "__version__",
+    "apply_",
+    "auto_",
+    "plan",
+    "remove_",
+]
 
 # public name -> the module that defines it
 _HOMES = {
+    "Auto": "thrifty.compose",
     "NoEffectWarning": "thrifty.compose",
+    "Plan": "thrifty.compose",
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
+    "auto_": "thrifty.compose",
+    "plan": "thrifty.compose",
     "remove_": "thrifty.compose",
 }
 
