@@ -30,6 +30,11 @@ def test_each_layer_has_its_calls_its_nodes_and_its_bytes():
     assert [row.saved_bytes for row in rows.values()] == [5 * 4 * 4, 5 * 8 * 4, 0]
 
 
+def test_a_layer_that_works_in_place_has_its_node():
+    rows = costs(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)), torch.randn(5, 4))
+    assert rows["1"].backward_s == 1.0
+
+
 def test_a_layer_that_runs_twice_is_one_row():
     shared = nn.Linear(3, 3)
     rows = costs(nn.Sequential(shared, nn.Tanh(), shared), torch.randn(2, 3))

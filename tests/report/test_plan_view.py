@@ -1,6 +1,7 @@
 """A plan as a table, as a sentence and as a picture; names are texts, never markup."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,17 @@ def test_the_table_says_what_was_tried_and_what_to_do() -> None:
 
 def test_staying_dense_is_said_too() -> None:
     assert verdict(made("dense")).startswith("Stay dense")
+
+
+def test_reasons_to_stay_dense_are_given_once() -> None:
+    layers = tuple(PlannedLayer(LayerCost(name, "Linear", 1.0), {"reuse": "dense: few rows"}) for name in "ab")
+    text = shown(replace(made("dense"), layers=layers))
+    assert "reuse leaves as is: a, b: few rows" in text
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    assert "The machine was busy: a step took up to 3.0 times" in shown(replace(made("dense"), unrest=3.0))
+    assert "busy" not in shown(made("dense"))
 
 
 def test_layers_that_are_not_shown_are_summed_up() -> None:

@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from thrifty.compose.trial import Combination, LossFn, MakeOptimizer, Trial, relative_error
 from thrifty.core.errors import ModelError, ThriftyError
 
+DENSE = "dense: "  # begins the verdict on a layer that a method leaves as it is
 SETTLING_STEPS = 8  # in which methods measure for themselves: not timed
-LEAST_STEPS, MOST_STEPS = 3, 50
+LEAST_STEPS, MOST_STEPS = 5, 50
 
 
 class Candidate:
     """A combination on a copy of the model; one that cannot be tried has a reason and no trial.
 
     Attributes:
-        step_s: median seconds of a training step. speedup: dense seconds over these, from the same turns.
+        speedup: dense seconds of a training step over its own, medians of the same turns.
+        step_s: its seconds, where a dense step takes as long as it did in the first turns.
+        unrest: the median over the shortest: how much the machine was disturbed.
         gradient_error: against dense, on the same batch and random numbers.
         saved_bytes: kept between the forward and the backward pass.
         changed_layers: by the methods.
@@ -34,6 +37,7 @@ class Candidate:
         self.reason = ""
         self.step_s: float | None = None
         self.speedup: float | None = None
+        self.unrest = 1.0
         self.saved_bytes: int | None = None
         self.gradient_error = 0.0
         self._gradients: list[Tensor] = []
@@ -89,7 +93,7 @@ class Candidate:
         if found is None:
             return "", None
         if found.action == "dense":
-            return f"dense: {found.reason}", None
+            return DENSE + found.reason, None
         told = [event.what for event in applied.events if event.layer == found.name]
         counters = applied.counters()[found.name]
         seconds = sum(counters.stages_s.values()) / counters.steps if counters.steps else None
@@ -109,8 +113,11 @@ def take_turns(candidates: Sequence[Candidate], budget_s: float) -> int:
         for one in able[first:] + able[:first]:
             seconds[id(one)].append(one.trial_or_raise().step())
         turns += 1
+    medians = {id(one): statistics.median(seconds[id(one)]) for one in able}
+    dense, dense_s = candidates[0], medians[id(candidates[0])]
+    dense.step_s = dense.step_s or dense_s
     for one in able:
-        one.step_s = statistics.median(seconds[id(one)])
-        dense_s = statistics.median(seconds[id(candidates[0])])
-        one.speedup = dense_s / one.step_s
+        one.unrest = max(one.unrest, medians[id(one)] / min(seconds[id(one)]))
+        one.speedup = dense_s / medians[id(one)]
+        one.step_s = dense.step_s / one.speedup  # so that turns at different times, on a drifting clock, compare
     return turns

@@ -109,6 +109,7 @@ class _Call:
 
     start: float
     saved_bytes: int
+    below: set[Node | None]
     inner_s: float = 0.0
     inner_bytes: int = 0
 
@@ -124,10 +125,12 @@ class _Meter:
     @contextmanager
     def watching(self, name: str, module: nn.Module) -> Iterator[None]:
         def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._calls.append(_Call(self._now(), self.saved.bytes))
+            # Looked at now: a layer that works in place leaves its own node on the input.
+            below = {leaf.grad_fn for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+            self._calls.append(_Call(self._now(), self.saved.bytes, below))
 
         def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            seconds, saved_bytes = self._end_call()
+            seconds, saved_bytes, below = self._end_call()
             row = self.rows.get(name)
             if row is None:
                 sizes = (parameter.numel() * parameter.element_size() for parameter in module._parameters.values()
@@ -135,7 +138,7 @@ class _Meter:
                 row = self.rows[name] = LayerCost(name, type(module).__name__, parameter_bytes=sum(sizes))
             row.forward_s += seconds
             row.saved_bytes += saved_bytes
-            self._time_backward(row, inputs, output)
+            self._time_backward(row, below, output)
 
         handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
         try:
@@ -144,26 +147,25 @@ class _Meter:
             for handle in handles:
                 handle.remove()
 
-    def _end_call(self) -> tuple[float, int]:
-        """Seconds and saved bytes of the call that ends, without those of the layers inside it."""
+    def _end_call(self) -> tuple[float, int, set[Node | None]]:
+        """Seconds and saved bytes of the call that ends, without those of layers inside it; the nodes of its inputs."""
         call = self._calls.pop()
         seconds, saved_bytes = self._now() - call.start, self.saved.bytes - call.saved_bytes
         if self._calls:
             self._calls[-1].inner_s += seconds
             self._calls[-1].inner_bytes += saved_bytes
-        return seconds - call.inner_s, saved_bytes - call.inner_bytes
+        return seconds - call.inner_s, saved_bytes - call.inner_bytes, call.below
 
-    def _time_backward(self, row: LayerCost, inputs: tuple[Any, ...], output: Any) -> None:
+    def _time_backward(self, row: LayerCost, below: set[Node | None], output: Any) -> None:
         """Put the clock around each node between the output and the inputs."""
-        known = {leaf.grad_fn for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
         waiting = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         while waiting:
             node = waiting.pop()
-            if node is None or node in known or node in self._timed or "AccumulateGrad" in type(node).__name__:
+            if node is None or node in below or node in self._timed or "AccumulateGrad" in type(node).__name__:
                 continue
             self._timed.add(node)
             self._clock_node(row, node)
-            waiting.extend(below for below, _ in node.next_functions)
+            waiting.extend(source for source, _ in node.next_functions)
 
     def _clock_node(self, row: LayerCost, node: Node) -> None:
         began = 0.0

@@ -39,7 +39,8 @@ class Option:
 
     Attributes:
         name: as `thrifty train --methods` takes it. methods, amp: what it is made of.
-        step_s: median seconds of a training step, with the optimizer. None where it could not run.
+        step_s: seconds of a training step, with the optimizer: the dense median over `speedup`. None where it could
+            not run.
         speedup: dense seconds over its seconds.
         saved_bytes: kept between the forward and the backward pass.
         gradient_error: |g - g_dense| / |g_dense| over all parameters, on the same batch.
@@ -98,6 +99,8 @@ class Plan:
         max_error: largest gradient error that was allowed.
         sent_bytes: of float32 gradients that data parallelism would send a step.
         steps: timed steps of each option.
+        unrest: the largest median over the shortest step of an option; much above 1 the machine was busy with
+            other things, and the seconds are not to be trusted.
     """
 
     options: tuple[Option, ...]
@@ -106,6 +109,7 @@ class Plan:
     max_error: float
     sent_bytes: int
     steps: int
+    unrest: float = 1.0
 
     def __getitem__(self, name: str) -> Option:
         """The option of that name. Raises UsageError for another."""
@@ -123,6 +127,7 @@ class Plan:
         """The plan as plain data."""
         return {
             "best": self.best, "max_error": self.max_error, "sent_bytes": self.sent_bytes, "steps": self.steps,
+            "unrest": self.unrest,
             "options": [option.to_dict() for option in self.options],
             "layers": [layer.to_dict() for layer in self.layers],
         }  # fmt: skip
@@ -198,7 +203,8 @@ def plan(
     best = max(fit, key=lambda option: option.speedup or 0.0, default=options[0])
     sent_bytes = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     layers = tuple(_layer(cost, tried[: len(configs)]) for cost in costs)
-    return Plan(options, layers, best.name, max_error, sent_bytes, steps)
+    unrest = max(one.unrest for one in (dense, *tried))
+    return Plan(options, layers, best.name, max_error, sent_bytes, steps, unrest)
 
 
 def _union(helped: Iterable[Candidate]) -> Combination | None:

@@ -7,16 +7,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from thrifty.compose.planning import Plan
+from thrifty.compose.candidate import DENSE
+from thrifty.compose.planning import Plan, PlannedLayer
 from thrifty.report import numbers
 
 MOST_LAYERS = 12
+BUSY = 1.5  # median over shortest step
 
 
 def plan_table(plan: Plan, most_layers: int = MOST_LAYERS) -> RenderableType:
     """Tables of a plan with a sentence on what to do; the layers are those that take longest when dense."""
-    return Group(_options(plan), Text(verdict(plan), style="green" if plan.best != "dense" else ""),
-                 *_layers(plan, most_layers))  # fmt: skip
+    busy = f"The machine was busy: a step took up to {plan.unrest:.1f} times its shortest. Plan again when it is quiet."
+    return Group(
+        _options(plan),
+        Text(verdict(plan), style="green" if plan.best != "dense" else ""),
+        *([Text(busy, style="yellow")] if plan.unrest > BUSY else []),
+        *_layers(plan, most_layers),
+    )
 
 
 def verdict(plan: Plan) -> str:
@@ -56,28 +63,44 @@ def _options(plan: Plan) -> Table:
 def _layers(plan: Plan, most: int) -> list[RenderableType]:
     ranked = sorted(plan.layers, key=lambda layer: -layer.dense_s)
     shown = ranked[:most]
+    methods = list(dict.fromkeys(method for layer in plan.layers for method in layer.verdicts))
     if not shown:
         return []
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Layers that take longest", title_justify="left",
                  title_style="bold")  # fmt: skip
     grid.add_column("layer", overflow="fold")
-    for heading in ("forward", "backward", "kept", "parameters"):
+    for heading in ("forward", "backward", "kept", "parameters", *methods):
         grid.add_column(heading, justify="right")
-    grid.add_column("methods", overflow="fold", ratio=1)
     for layer in shown:
         cost = layer.cost
-        words = [
-            f"{method}: {text}" + (f" ({numbers.seconds(layer.method_s[method])})" if method in layer.method_s else "")
-            for method, text in layer.verdicts.items()
-        ]
         grid.add_row(
             Text(f"{cost.layer} {cost.kind}"),
             numbers.seconds(cost.forward_s),
             numbers.seconds(cost.backward_s),
             numbers.size(cost.saved_bytes),
             numbers.size(cost.parameter_bytes),
-            Text("\n".join(words)),
+            *(_under(layer, method) for method in methods),
         )
     rest = len(ranked) - len(shown)
-    more = [Text(f"and {rest} layers more, {numbers.seconds(sum(layer.dense_s for layer in ranked[most:]))} together")]
-    return [grid, *(more if rest else [])]
+    more = f"and {rest} layers more, {numbers.seconds(sum(layer.dense_s for layer in ranked[most:]))} together"
+    return [grid, *([Text(more)] if rest else []), *_reasons(shown, methods)]
+
+
+def _under(layer: PlannedLayer, method: str) -> str:
+    verdict = layer.verdicts.get(method)
+    if verdict is None:
+        return ""
+    return "dense" if verdict.startswith(DENSE) else numbers.seconds(layer.method_s.get(method))
+
+
+def _reasons(layers: list[PlannedLayer], methods: list[str]) -> list[Text]:
+    """Why layers stay dense: each reason once, with the layers that it holds for."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        for method in methods:
+            verdict = layer.verdicts.get(method, "")
+            if verdict.startswith(DENSE):
+                found.setdefault(f"{method} leaves as is: {{}}: {verdict.removeprefix(DENSE)}", []).append(
+                    layer.cost.layer
+                )
+    return [Text(reason.replace("{}", ", ".join(names), 1), style="dim") for reason, names in found.items()]
