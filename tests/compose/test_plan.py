@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from thrifty import Reuse, plan
+from thrifty import Plan, Reuse, plan
 from thrifty.core.errors import ModelError, UsageError
 
 
@@ -115,6 +115,10 @@ def test_a_plan_is_plain_data(batch):
     data = json.loads(json.dumps(found.to_dict()))
     assert data["best"] == found.best
     assert data["options"][1]["methods"][0]["_type"] == "Reuse"
+    assert Plan.from_dict(data) == found
+    for damaged in ({}, {**data, "best": "lsh"}, {**data, "layers": [1]}, {**data, "options": [{"name": "dense"}]}):
+        with pytest.raises(UsageError):
+            Plan.from_dict(damaged)
     with pytest.raises(UsageError, match="no option 'lsh' was tried; tried: dense, reuse"):
         found["lsh"]
 

@@ -8,8 +8,8 @@ weights as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 from thrifty.core.inspection import refuse_wrapped
 
+_COST = tuple(field.name for field in fields(LayerCost))
 WORTHWHILE = 1.03  # times as fast as dense, before a combination is preferred to dense
 
 
@@ -131,6 +132,33 @@ class Plan:
             "options": [option.to_dict() for option in self.options],
             "layers": [layer.to_dict() for layer in self.layers],
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Build the plan that `to_dict` described.
+
+        Raises:
+            UsageError: when `data` is not such a dictionary, or holds a config that is not known here.
+        """
+        for name in method_names():
+            config_type(name)  # imported, its config is known
+        try:
+            options = [
+                Option(**{**row, "methods": tuple(map(MethodConfig.from_dict, row["methods"]))})
+                for row in data["options"]
+            ]
+            layers = [
+                PlannedLayer(
+                    LayerCost(**{key: row[key] for key in _COST}), dict(row["verdicts"]), dict(row["method_s"])
+                )
+                for row in data["layers"]
+            ]
+            rest = {key: data[key] for key in ("best", "max_error", "sent_bytes", "steps", "unrest")}
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"this is not a plan as Plan.to_dict writes it: {error!r}") from error
+        found = cls(options=tuple(options), layers=tuple(layers), **rest)
+        _ = found.choice  # there is one
+        return found
 
 
 def plan(
