@@ -1,0 +1,76 @@
+"""Which snapshots to keep while the program runs: the rules that are asked at the end of every step.
+
+The length of the program is not known while it runs. `Online` keeps the number of repetitions minimal for every length:
+Wang, Moin & Iaccarino, *Minimal repetition dynamic checkpointing algorithm for unsteady adjoint calculation* (SIAM J.
+Sci. Comput. 31(4), 2009). Where the length is known from an earlier call, `Known` puts them where revolve would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, log2
+
+from thrifty.autodiff.recorder import Recorder
+from thrifty.autodiff.revolve import first_sweep
+from thrifty.autodiff.snapshot import Snapshot
+
+
+def logarithmic(steps: int) -> int:
+    """Snapshots that `memory="log"` allows for so many steps."""
+    return max(4, ceil(log2(max(steps, 2))))
+
+
+class Online:
+    """A snapshot at every step; when there are too many, one goes that a later one of a higher level makes dispensable,
+    or else the newest takes its predecessor's place, one level up.
+
+    Attributes:
+        full: (recorder) -> are there as many snapshots as allowed?
+    """
+
+    def __init__(self, full: Callable[[Recorder], bool]) -> None:
+        self.full = full
+        self.most = 1
+
+    def __call__(self, recorder: Recorder) -> None:
+        """At the end of a step: keep the state or not, drop others."""
+        snapshots = recorder.snapshots
+        new = recorder.snapshot()
+        while self.full(recorder) and len(snapshots) > 1:
+            at = _dispensable(snapshots)
+            if at is None:
+                new.level = max(new.level, snapshots.pop().level + 1)
+            else:
+                del snapshots[at]
+        snapshots.append(new)
+        self.most = max(self.most, len(snapshots))
+
+
+def _dispensable(snapshots: list[Snapshot]) -> int | None:
+    """The latest snapshot, the first excepted, with one of a higher level after it."""
+    highest = -1
+    for at in range(len(snapshots) - 1, 0, -1):
+        level = snapshots[at].level
+        if level < highest:
+            return at
+        highest = max(highest, level)
+    return None
+
+
+class Known:
+    """Snapshots where revolve puts them for `steps` steps, and one that follows the run; `Online` beyond that length."""
+
+    def __init__(self, steps: int, snapshots: int) -> None:
+        self._places = set(first_sweep(steps, snapshots))
+        self._last, self._allowed = steps - 1, snapshots
+        self._beyond = Online(lambda recorder: len(recorder.snapshots) >= snapshots)
+        self.most = 1
+
+    def __call__(self, recorder: Recorder) -> None:
+        """At the end of a step: keep the state or not."""
+        step = recorder.program.steps
+        if step > self._last:
+            self._beyond(recorder)
+        elif step in self._places or step == self._last:
+            recorder.snapshots.append(recorder.snapshot())
+        self.most = max(self.most, len(recorder.snapshots))

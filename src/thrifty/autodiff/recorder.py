@@ -1,0 +1,515 @@
+"""Records the operations that really run, below torch.func and autograd, where plain tensors are seen.
+
+A value is known by its storage and its place in it, so views, aliases and in-place operations need no special case: a
+storage is a cell, every place in it that an operation read or made is a register. A cell dies with its storage, which a
+weak reference tells; so the record holds nothing alive. What snapshots hold are aliases of their own, which are counted out:
+a cell is also dead when they are all that is left. Tensors that the run finds (parameters, data, closures) are
+external: held by reference, and copied only if the run writes to them.
+
+A step ends before an operation at which no more bytes are alive than at any of the last `WINDOW` ones: at the turn of a
+loop rather than in its middle.
+"""
+
+from __future__ import annotations
+
+import heapq
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
+from thrifty.autodiff.errors import ReplayError
+from thrifty.autodiff.levels import mark_escaped
+from thrifty.autodiff.operations import Operation, operation, user_line
+from thrifty.autodiff.program import FIXED, FLOAT, INT, TENSOR, TENSORS, FixedList, Form, Program
+from thrifty.autodiff.snapshot import Snapshot, generator_of, same_place, version_of, whole_copy
+
+WINDOW = 64
+_AS_STRIDED = torch.ops.aten.as_strided.default
+_CLONE = torch.ops.aten.clone.default
+_LARGE_INT = 1 << 53
+_FIRST_EXTERNAL = 1 << 24  # registers of externals are never used again: they hold from the first step on
+
+Place = tuple[Any, ...]
+
+
+class _Death(weakref.ref):  # type: ignore[type-arg]
+    __slots__ = ("key",)
+    key: int
+
+
+class Cell:
+    """A storage in the record.
+
+    Attributes:
+        base: register of the tensor that the storage was first seen by.
+        places: place -> register.
+        tensors: register -> weak reference to the tensor object.
+        active: depends on the differentiated inputs.
+        external: found by the run, not made by it.
+        held: a snapshot may hold the present content.
+        kept: register -> weak reference to the alias that snapshots hold.
+        watch: tells when a tensor object dies whose storage snapshots hold too.
+    """
+
+    __slots__ = ("active", "base", "death", "external", "held", "kept", "nbytes", "places", "tensors", "watch")
+
+    def __init__(self, death: _Death, base: int, tensor: Tensor, nbytes: int, active: bool, external: bool) -> None:
+        self.death, self.base, self.nbytes, self.active, self.external = death, base, nbytes, active, external
+        self.places = {place_of(tensor): base}
+        self.tensors = {base: weakref.ref(tensor)}
+        self.held = external
+        self.kept: dict[int, weakref.ref[Tensor]] = {}
+        self.watch: _Death | None = None
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Where in its storage a tensor lies, and how its bytes are read."""
+    return (
+        tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip
+
+
+class Recorder(TorchDispatchMode):
+    """Writes a Program down while it is the innermost dispatch mode.
+
+    Attributes:
+        program: the record.
+        externals: register -> (tensor, its version, the line that read it first).
+        snapshots: those that are held; the placement rule changes the list.
+        initial: the state at step 0.
+        on_cut: called at the end of every step with this recorder; keeps snapshots.
+        live_bytes, peak_live_bytes: of storages that the run made.
+    """
+
+    def __init__(self, on_cut: Callable[[Recorder], None]) -> None:
+        super().__init__()
+        self.program = Program()
+        self.on_cut = on_cut
+        self.externals: dict[int, tuple[Tensor, int, str]] = {}
+        self.inputs: set[int] = set()
+        self.initial = Snapshot(0, {}, {}, set(), {})
+        self.snapshots: list[Snapshot] = [self.initial]
+        self.live_bytes = self.peak_live_bytes = 0
+        self.made_bytes = self.largest_step_bytes = 0
+        self.closed = False
+        self._cells: dict[int, Cell] = {}
+        self._live: dict[int, Cell] = {}
+        self._dead: list[_Death] = []
+        self._suspects: list[_Death] = []
+        self._limbo: set[int] = set()
+        self._free: list[int] = []
+        self._registers = self._externals_met = 0
+        self.written: dict[int, Tensor] = {}
+        self._random: dict[Any, Any] = {}
+        self._generator: Any = None
+        self._step_ops = 0
+        self._floor = [1 << 62, 1 << 62]
+        self._window = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch wraps the handler, at two microseconds a call
+
+    # -- the mode ------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        op = operation(func)
+        if op.silent or (op.is_detach and in_library_code()):
+            return func(*args, **kwargs) if kwargs else func(*args)
+        if op.refusal is not None:
+            raise ReplayError(f"{op.name} cannot be recorded, because {op.refusal} ({user_line()})")
+        if self._dead or self._suspects or self._limbo:
+            self._bury()
+        self._watch_step()
+        inputs: list[int] = []
+        numbers: list[float] = []
+        cells: list[Cell] = []
+        spec: list[Any] = []
+        for value in args:
+            self._argument(None, value, spec, inputs, cells, numbers)
+        if kwargs:
+            for name, value in kwargs.items():
+                self._argument(name, value, spec, inputs, cells, numbers)
+        writes: tuple[int, ...] = ()
+        if op.writes_by_name or op.writes:
+            writes = _written(op, args, kwargs)
+            for position in writes:
+                if cells[position].held:
+                    self._keep(cells[position])
+        if op.random:
+            self._before_random(args, kwargs)
+        stops = derivatives_stop()
+        active = not stops and any([cell.active for cell in cells])
+        if op.is_detach:
+            cell = cells[0]
+            if cell.active:
+                # A storage of its own, for derivatives are followed by storage.
+                result = _CLONE(*args)
+                self._write(operation(_CLONE), spec, inputs, numbers, cells, (), (result,), False, True)
+                return result
+            return func(*args)
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if op.random:
+            self._after_random()
+        outputs = (result,) if isinstance(result, Tensor) else flat_outputs(result)
+        self._write(op, spec, inputs, numbers, cells, writes, outputs, active, stops)
+        return result
+
+    def _argument(
+        self, name: str | None, value: Any, spec: list[Any], inputs: list[int], cells: list[Cell], numbers: list[float]
+    ) -> None:
+        kind = type(value)
+        if isinstance(value, Tensor):
+            cell, register = self.find(value)
+            cells.append(cell)
+            inputs.append(register)
+            spec.append((name, TENSOR, None))
+        elif kind is float:
+            numbers.append(value)
+            spec.append((name, FLOAT, None))
+        elif kind is int and -_LARGE_INT < value < _LARGE_INT:
+            numbers.append(value)
+            spec.append((name, INT, None))
+        elif kind in (list, tuple):
+            if any(isinstance(item, Tensor) for item in value):
+                present = []
+                for item in value:
+                    present.append(item is not None)
+                    if item is not None:
+                        cell, register = self.find(item)
+                        cells.append(cell)
+                        inputs.append(register)
+                spec.append((name, TENSORS, tuple(present)))
+            else:
+                spec.append((name, FIXED, FixedList(tuple(value), tuple(map(type, value)))))
+        else:
+            spec.append((name, FIXED, value))
+
+    def _write(
+        self, op: Operation, spec: list[Any], inputs: list[int], numbers: list[float], cells: list[Cell],
+        writes: tuple[int, ...], outputs: tuple[Any, ...], active: bool, stops: bool,
+    ) -> None:  # fmt: skip
+        """Give the new outputs registers and write the operation down."""
+        if self._dead:
+            self._bury()
+        new: list[int] = []
+        picks: list[int] = []
+        aliases: list[int] = []
+        for at, tensor in enumerate(outputs):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            cell = self._cells.get(id(storage))
+            if cell is None:
+                register = self._new_cell(storage, tensor, active)
+                aliases.append(-1)
+            else:
+                if cell.places.get(place_of(tensor)) is not None:
+                    continue
+                register = self._new_view(cell, tensor)
+                aliases.append(cells.index(cell))
+            new.append(register)
+            picks.append(at)
+        if not new and not writes:
+            return
+        if active:
+            for position in writes:
+                cells[position].active = True
+        single = len(outputs) == 1
+        form = Form(
+            tuple(spec), len(inputs), len(new), () if single else tuple(picks), tuple(aliases), writes, active, stops
+        )
+        try:
+            template = self.program.template(op, form, user_line)
+        except TypeError:
+            raise ReplayError(f"{op.name} has an argument that cannot be kept in the record ({user_line()})") from None
+        self.program.append(template, inputs, new, numbers)
+        self._step_ops += 1
+
+    # -- registers -----------------------------------------------------------------------------------------------
+
+    def _take_register(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        self._registers += 1
+        return self._registers - 1
+
+    def _new_cell(self, storage: Any, tensor: Tensor, active: bool) -> int:
+        register = self._take_register()
+        key = id(storage)
+        death = _Death(storage, self._dead.append)
+        death.key = key
+        nbytes = storage.nbytes()
+        differentiable = tensor.is_floating_point() or tensor.is_complex()
+        cell = Cell(death, register, tensor, nbytes, active and differentiable, False)
+        self._cells[key] = self._live[key] = cell
+        self.live_bytes += nbytes
+        self.made_bytes += nbytes
+        if self.live_bytes > self.peak_live_bytes:
+            self.peak_live_bytes = self.live_bytes
+        return register
+
+    def _new_view(self, cell: Cell, tensor: Tensor) -> int:
+        register = self._take_register()
+        cell.places[place_of(tensor)] = register
+        cell.tensors[register] = weakref.ref(tensor)
+        return register
+
+    def find(self, tensor: Tensor) -> tuple[Cell, int]:
+        """The cell and the register of a tensor; one that the record has not met is external."""
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError):
+            raise ReplayError(
+                f"a {tensor.layout} tensor has no plain storage to record: convert it with .to_dense() ({user_line()})"
+            ) from None
+        cell = self._cells.get(id(storage))
+        if cell is None:
+            return self._new_external(storage, tensor, active=False)
+        register = cell.places.get(place_of(tensor))
+        if register is None:
+            register = self._new_external_view(cell, tensor) if cell.external else self._derive_view(cell, tensor)
+        return cell, register
+
+    def add_input(self, tensor: Tensor) -> int:
+        """Make a tensor, which must have a storage of its own, a differentiated input. Returns its register."""
+        _, register = self._new_external(tensor.untyped_storage(), tensor, active=True)
+        self.inputs.add(register)
+        return register
+
+    def _new_external(self, storage: Any, tensor: Tensor, active: bool) -> tuple[Cell, int]:
+        register = self._external_register(tensor)
+        key = id(storage)
+        death = _Death(storage, self._dead.append)
+        death.key = key
+        cell = Cell(death, register, tensor, storage.nbytes(), active, True)
+        self._cells[key] = cell
+        return cell, register
+
+    def _new_external_view(self, cell: Cell, tensor: Tensor) -> int:
+        register = self._external_register(tensor)
+        cell.places[place_of(tensor)] = register
+        cell.tensors[register] = weakref.ref(tensor)
+        return register
+
+    def _external_register(self, tensor: Tensor) -> int:
+        register = _FIRST_EXTERNAL + self._externals_met
+        self._externals_met += 1
+        self.externals[register] = (tensor, version_of(tensor), user_line())
+        return register
+
+    def _derive_view(self, cell: Cell, tensor: Tensor) -> int:
+        register = self._new_view(cell, tensor)
+        base = cell.tensors[cell.base]()
+        if base is not None and base.dtype != tensor.dtype:
+            raise ReplayError(f"a view of another dtype was made outside of torch's dispatcher ({user_line()})")
+        fixed = [(None, FIXED, FixedList(tuple(v), (int,) * tensor.dim())) for v in (tensor.size(), tensor.stride())]
+        spec = ((None, TENSOR, None), *fixed, (None, INT, None))
+        form = Form(spec, 1, 1, (), (0,), (), cell.active, False)
+        template = self.program.template(operation(_AS_STRIDED), form, user_line)
+        self.program.append(template, [cell.base], [register], [tensor.storage_offset()])
+        return register
+
+    def _bury(self) -> None:
+        """Free the registers of storages that have died, or that only snapshots hold."""
+        while self._dead:
+            death = self._dead.pop()
+            cell = self._cells.get(death.key)
+            if cell is not None and cell.death is death:
+                self._drop(death.key, cell)
+        while self._suspects:
+            death = self._suspects.pop()
+            cell = self._cells.get(death.key)
+            if cell is not None and cell.watch is death:
+                self._limbo.add(death.key)
+        for key in list(self._limbo):
+            cell = self._cells.get(key)
+            if cell is None:
+                self._limbo.discard(key)
+            elif _only_snapshots(cell):
+                self._drop(key, cell)
+
+    def _drop(self, key: int, cell: Cell) -> None:
+        del self._cells[key]
+        self._limbo.discard(key)
+        if self._live.pop(key, None) is not None:
+            self.live_bytes -= cell.nbytes
+        for register in cell.tensors:
+            self.program.free(register)
+            if register < _FIRST_EXTERNAL:
+                heapq.heappush(self._free, register)
+
+    # -- steps, snapshots, writes, random numbers ----------------------------------------------------------------
+
+    def _watch_step(self) -> None:
+        """End the step here if few bytes are alive."""
+        if not self._step_ops:
+            return
+        live, floor = self.live_bytes, self._floor
+        if live < floor[1]:
+            floor[1] = live
+        if live <= floor[0] and live <= floor[1]:
+            self._step_ops = 0
+            self.program.cut()
+            self.largest_step_bytes = max(self.largest_step_bytes, self.made_bytes)
+            self.made_bytes = 0
+            self.on_cut(self)
+        self._window += 1
+        if self._window >= WINDOW:
+            floor[0], floor[1], self._window = floor[1], live, 0
+
+    def snapshot(self) -> Snapshot:
+        """The present state, between two operations."""
+        values: dict[int, Tensor] = {}
+        roots: dict[int, int] = {}
+        inactive: set[int] = set()
+        for key, cell in self._live.items():
+            storage = cell.death()
+            if storage is None:
+                continue
+            cell.held = True
+            for place, register in cell.places.items():
+                values[register] = self._alias(key, cell, storage, place, register)
+                if register != cell.base:
+                    roots[register] = cell.base
+                if not cell.active:
+                    inactive.add(register)
+        return Snapshot(self.program.steps, values, roots, inactive, dict(self._random))
+
+    def _alias(self, key: int, cell: Cell, storage: Any, place: Place, register: int) -> Tensor:
+        """A tensor object of our own at this place; the same one for all snapshots."""
+        known = cell.kept.get(register)
+        alias = known() if known is not None else None
+        if alias is None:
+            tensor = cell.tensors[register]()
+            if tensor is None:
+                alias = _from_storage(storage, place)
+                self._limbo.add(key)
+            else:
+                with library_code():
+                    alias = tensor.detach()
+                if cell.watch is None:
+                    cell.watch = _Death(tensor, self._suspects.append)
+                    cell.watch.key = key
+            cell.kept[register] = weakref.ref(alias)
+        return alias
+
+    def _keep(self, cell: Cell) -> None:
+        """Before a write: give the snapshots that hold this content a copy of it."""
+        storage = cell.death()
+        assert storage is not None
+        places = {register: place for place, register in cell.places.items()}
+        base = cell.tensors[cell.base]()
+        copy = whole_copy(_from_storage(storage, places[cell.base]) if base is None else base)
+        for snapshot in self.snapshots:
+            if cell.external:
+                for register in places:
+                    snapshot.add(register, same_place(self.externals[register][0], copy), cell.base, cell.active)
+            elif cell.base in snapshot.values and snapshot.values[cell.base].untyped_storage() is storage:
+                snapshot.keep_before_write(places, copy)
+        if cell.external:
+            for register in places:
+                self.written[register] = self.externals.pop(register)[0]
+            cell.external = False
+            self._live[cell.death.key] = cell
+        cell.held = False
+
+    def _before_random(self, args: Any, kwargs: Any) -> None:
+        values = [*args, *(kwargs or {}).values()]
+        given = next((value for value in values if isinstance(value, torch.Generator)), None)
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        device = tensors[0].device if tensors else torch.device((kwargs or {}).get("device") or "cpu")
+        self._generator = generator_of(device, given)
+        state = self._generator.get_state()
+        last = self._random.get(self._generator)
+        if last is None or not _same_state(last, state):
+            self.program.set_random(self._generator, state)
+
+    def _after_random(self) -> None:
+        self._random[self._generator] = self._generator.get_state()
+
+    def close(self) -> None:
+        """End the record."""
+        self._bury()
+        self.program.close()
+        self.largest_step_bytes = max(self.largest_step_bytes, self.made_bytes)
+
+    def forget_objects(self, results: list[Tensor]) -> None:
+        """Mark tensors of the run that depend on its inputs and that somebody still holds, its results excepted."""
+        cells = [c for c in self._live.values() if c.active and c.base not in self.written]
+        tensors = [reference() for cell in cells for reference in cell.tensors.values()]
+        mark_escaped([tensor for tensor in tensors if tensor is not None], results)
+        self._cells.clear()
+        self._live.clear()
+
+    def generators(self) -> list[Any]:
+        """Generators that the run drew from."""
+        return list(self._random)
+
+    def held_bytes(self) -> int:
+        """Bytes of all that the run made and that is alive, the snapshots' among them."""
+        held: dict[int, int] = {}
+        for snapshot in self.snapshots:
+            held |= snapshot.storages()
+        alive = sum(cell.nbytes for key, cell in self._live.items() if key not in held)
+        return sum(held.values()) + alive
+
+
+def _only_snapshots(cell: Cell) -> bool:
+    """True if no tensor but the snapshots' aliases shares the storage; its Python object counts for one."""
+    storage = cell.death()
+    if storage is None:
+        return True
+    ours = sum(reference() is not None for reference in cell.kept.values())
+    return bool(torch._C._storage_Use_Count(storage._cdata) <= ours + 1)
+
+
+def _same_state(one: Tensor, other: Tensor) -> bool:
+    return bool(one.numpy().tobytes() == other.numpy().tobytes())
+
+
+def _from_storage(storage: Any, place: Place) -> Tensor:
+    size, stride, offset, dtype, conj, neg = place
+    with _disable_current_modes():
+        tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, size, stride)
+        tensor = torch._conj(tensor) if conj else tensor
+        return torch._neg_view(tensor) if neg else tensor
+
+
+def _written(op: Operation, args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Positions among the tensors of the arguments of those that the operation writes to."""
+    found: list[int] = []
+    count = 0
+    for at, value in enumerate(args):
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if at in op.writes:
+                    found.append(count)
+                count += 1
+    for name, value in (kwargs or {}).items():
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if name in op.writes_by_name:
+                    found.append(count)
+                count += 1
+    return tuple(found)
+
+
+def flat_outputs(result: Any) -> tuple[Any, ...]:
+    """The outputs of an operation in one row: some return lists of tensors among others."""
+    if not isinstance(result, (list, tuple)):
+        return (result,)
+    flat: list[Any] = []
+    for item in result:
+        if isinstance(item, (list, tuple)):
+            flat += item
+        else:
+            flat.append(item)
+    return tuple(flat)
