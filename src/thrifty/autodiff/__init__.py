@@ -1,5 +1,24 @@
 """Derivative operators that nest in any order, and reverse mode in little memory. See README.md here."""
 
+from thrifty.autodiff.errors import EscapedValueError, MemoryLimitError, ReplayError
+from thrifty.autodiff.fields import curl, derivative, divergence, laplacian
+from thrifty.autodiff.jacobians import hessian, hvp, jacfwd, jacrev
 from thrifty.autodiff.operators import grad, jvp, value_and_grad, vjp
 
-__all__ = ["grad", "jvp", "value_and_grad", "vjp"]
+__all__ = [
+    "EscapedValueError",
+    "MemoryLimitError",
+    "ReplayError",
+    "curl",
+    "derivative",
+    "divergence",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "laplacian",
+    "value_and_grad",
+    "vjp",
+]

@@ -22,9 +22,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
-from thrifty.autodiff.levels import fresh_input, level_open, mark_escaped
+from thrifty.autodiff.levels import fresh_input, level_open, mark_escaped, open_levels
 from thrifty.autodiff.operations import operation
 from thrifty.autodiff.recorder import Place, place_of
+from thrifty.autodiff.substitutes import SUBSTITUTES
 
 
 class _Death(weakref.ref):  # type: ignore[type-arg]
@@ -87,7 +88,8 @@ class ForwardLevel(TorchDispatchMode):
                 else:
                     given.append(one)
             args, kwargs = pytree.tree_unflatten(given, spec)
-            result = op.function(*args, **kwargs)
+            function = SUBSTITUTES.get(op.name, op.function) if open_levels() > 1 else op.function
+            result = function(*args, **kwargs)
             for own in given:
                 if isinstance(own, Tensor) and id(originals[id(own)]) in written:
                     tangent = fwad.unpack_dual(own).tangent

@@ -99,6 +99,7 @@ class Recorder(TorchDispatchMode):
         self.closed = False
         self._cells: dict[int, Cell] = {}
         self._live: dict[int, Cell] = {}
+        self._viewed: dict[int, Cell] = {}  # externals with views that the run made
         self._dead: list[_Death] = []
         self._suspects: list[_Death] = []
         self._limbo: set[int] = set()
@@ -258,6 +259,8 @@ class Recorder(TorchDispatchMode):
         register = self._take_register()
         cell.places[place_of(tensor)] = register
         cell.tensors[register] = weakref.ref(tensor)
+        if cell.external:
+            self._viewed[cell.death.key] = cell
         return register
 
     def find(self, tensor: Tensor) -> tuple[Cell, int]:
@@ -368,12 +371,14 @@ class Recorder(TorchDispatchMode):
         values: dict[int, Tensor] = {}
         roots: dict[int, int] = {}
         inactive: set[int] = set()
-        for key, cell in self._live.items():
+        for key, cell in (*self._live.items(), *self._viewed.items()):
             storage = cell.death()
             if storage is None:
                 continue
             cell.held = True
             for place, register in cell.places.items():
+                if cell.external and register >= _FIRST_EXTERNAL:
+                    continue
                 values[register] = self._alias(key, cell, storage, place, register)
                 if register != cell.base:
                     roots[register] = cell.base
@@ -409,14 +414,18 @@ class Recorder(TorchDispatchMode):
         for snapshot in self.snapshots:
             if cell.external:
                 for register in places:
-                    snapshot.add(register, same_place(self.externals[register][0], copy), cell.base, cell.active)
+                    found = self.externals[register][0] if register >= _FIRST_EXTERNAL else snapshot.values.get(register)
+                    if found is not None:
+                        snapshot.add(register, same_place(found, copy), cell.base, cell.active)
             elif cell.base in snapshot.values and snapshot.values[cell.base].untyped_storage() is storage:
                 snapshot.keep_before_write(places, copy)
         if cell.external:
             for register in places:
-                self.written[register] = self.externals.pop(register)[0]
+                if register >= _FIRST_EXTERNAL:
+                    self.written[register] = self.externals.pop(register)[0]
             cell.external = False
             self._live[cell.death.key] = cell
+            self._viewed.pop(cell.death.key, None)
         cell.held = False
 
     def _before_random(self, args: Any, kwargs: Any) -> None:
@@ -446,6 +455,7 @@ class Recorder(TorchDispatchMode):
         mark_escaped([tensor for tensor in tensors if tensor is not None], results)
         self._cells.clear()
         self._live.clear()
+        self._viewed.clear()
 
     def generators(self) -> list[Any]:
         """Generators that the run drew from."""

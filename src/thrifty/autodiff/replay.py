@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thrifty.autodiff.context import library_code
+from thrifty.autodiff.levels import open_levels
 from thrifty.autodiff.program import Instruction, Program, Step, Template
 from thrifty.autodiff.recorder import Recorder, flat_outputs
 from thrifty.autodiff.snapshot import Snapshot, changed_behind, same_place, version_of, whole_copy
@@ -207,7 +208,11 @@ class Replayer:
                 before[register] = cotangent
         state.registers = registers = {}
         if outputs and leaves:
-            found = torch.autograd.grad(outputs, list(leaves.values()), given, allow_unused=True)
+            # Some of torch's rules take short cuts that are not differentiable unless they are told to be.
+            found = torch.autograd.grad(
+                outputs, list(leaves.values()), given, allow_unused=True, create_graph=open_levels() > 0
+            )
+            found = [None if g is None else g.detach() for g in found] if open_levels() else found
             before.update({r: g for r, g in zip(leaves, found, strict=True) if g is not None})
         return before
 
