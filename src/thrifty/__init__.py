@@ -12,12 +12,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thrifty.autodiff import (
+        checkpointing,
+        curl,
+        derivative,
+        divergence,
+        grad,
+        hessian,
+        hvp,
+        jacfwd,
+        jacrev,
+        jvp,
+        laplacian,
+        value_and_grad,
+        vjp,
+    )
     from thrifty.compose import NoEffectWarning, apply_, remove_
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
-__all__ = ["NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
+__all__ = [
+    "NoEffectWarning",
+    "Reuse",
+    "Stage",
+    "__version__",
+    "apply_",
+    "checkpointing",
+    "curl",
+    "derivative",
+    "divergence",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "laplacian",
+    "remove_",
+    "value_and_grad",
+    "vjp",
+]
 
 # public name -> the module that defines it
 _HOMES = {
@@ -25,7 +60,20 @@ _HOMES = {
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
+    "checkpointing": "thrifty.autodiff",
+    "curl": "thrifty.autodiff",
+    "derivative": "thrifty.autodiff",
+    "divergence": "thrifty.autodiff",
+    "grad": "thrifty.autodiff",
+    "hessian": "thrifty.autodiff",
+    "hvp": "thrifty.autodiff",
+    "jacfwd": "thrifty.autodiff",
+    "jacrev": "thrifty.autodiff",
+    "jvp": "thrifty.autodiff",
+    "laplacian": "thrifty.autodiff",
     "remove_": "thrifty.compose",
+    "value_and_grad": "thrifty.autodiff",
+    "vjp": "thrifty.autodiff",
 }
 
 

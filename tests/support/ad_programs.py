@@ -1,4 +1,4 @@
-"""Programs with every kind of control flow, from a vector of 3 to a number, for the conformance table of derivatives."""
+"""Programs with every kind of control flow, from a vector of 3 to a number, for the table of derivatives."""
 
 import torch
 

@@ -1,7 +1,7 @@
 """Forward mode below torch.func: every operation that runs also pushes its tangents forward.
 
-A tangent belongs to a storage, so views and in-place writes carry theirs without special cases; each call has a table of
-its own, so two nested calls cannot take each other's perturbations for their own. The rule of an operation is torch's
+A tangent belongs to a storage, so views and in-place writes carry theirs without special cases; each call has a table
+of its own, so two nested calls cannot take each other's perturbations for their own. The rule of an operation is torch's
 forward-mode rule, applied to plain tensors inside the handler; its own operations are seen by the levels outside, which
 is how the modes nest in any order.
 """
@@ -28,7 +28,7 @@ from thrifty.autodiff.recorder import Place, place_of
 from thrifty.autodiff.substitutes import SUBSTITUTES
 
 
-class _Death(weakref.ref):  # type: ignore[type-arg]
+class _Death(weakref.ref[Any]):
     __slots__ = ("key",)
     key: int
 

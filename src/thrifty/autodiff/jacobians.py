@@ -66,7 +66,8 @@ def jacfwd(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -
         by_output = []
         for out in range(spec.num_leaves):
             blocks = [
-                _stack([column[out] for column in found], leaf) for found, leaf in zip(columns, call.leaves, strict=True)
+                _stack([column[out] for column in found], leaf)
+                for found, leaf in zip(columns, call.leaves, strict=True)
             ]
             by_output.append(call.answer(blocks))
         answer = pytree.tree_unflatten(by_output, spec)
@@ -92,9 +93,13 @@ def jacrev(
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         call = Call("jacrev", f, args, kwargs, argnums)
-        started = start_run(
-            lambda leaves: split_aux("jacrev", call.run(leaves), has_aux), call.leaves, budget, Lengths()
-        )
+
+        def run(leaves: list[Tensor]) -> Any:
+            output, aux = split_aux("jacrev", call.run(leaves), has_aux)
+            output_leaves("jacrev", output)
+            return output, aux
+
+        started = start_run(run, call.leaves, budget, Lengths())
         output, aux = started.result
         outputs, spec = output_leaves("jacrev", output)
         by_output = []

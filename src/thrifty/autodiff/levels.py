@@ -37,7 +37,7 @@ def level_open() -> Iterator[None]:
 
 
 def inside_functorch() -> bool:
-    """True inside a transform of torch.func: there, derivatives must be torch.func's own, which sees them from above."""
+    """True inside a transform of torch.func: there, derivatives must be torch.func's own."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -67,7 +67,7 @@ class EscapedTensor(Tensor):
             "(has_aux=True), or keep value.detach()"
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return "EscapedTensor(its derivative call has ended)"
 
 

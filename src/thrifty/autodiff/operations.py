@@ -23,7 +23,11 @@ REFUSED = {
     "c10d_functional": "it sends messages to other processes",
 }
 # operators that write to arguments although their schema does not say so -> positions
-UNDECLARED_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3, 4), "aten::miopen_batch_norm": (3, 4)}
+UNDECLARED_WRITES = {
+    "aten::native_batch_norm": (3, 4),
+    "aten::cudnn_batch_norm": (3, 4),
+    "aten::miopen_batch_norm": (3, 4),
+}
 
 
 class Operation:

@@ -1,8 +1,8 @@
 """First derivatives: grad, value_and_grad, vjp, jvp. They nest in any order and depth.
 
 Which machinery runs is chosen per call. Forward mode and checkpointed reverse mode are levels below torch.func, plain
-reverse mode is torch.func's. Inside a transform of torch.func, plain reverse mode of ours among them, all that is nested
-is torch.func's too, and `memory` has no effect there: the outer one keeps everything anyway.
+reverse mode is torch.func's. Inside a transform of torch.func, plain reverse mode of ours among them, all nested ones
+are torch.func's too, and `memory` has no effect there: the outer one keeps everything anyway.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def _gradient(
     return derivative
 
 
-def vjp(
-    f: Callable[..., Any], *primals: Any, has_aux: bool = False, memory: Memory = None
-) -> tuple[Any, ...]:
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False, memory: Memory = None) -> tuple[Any, ...]:
     """Run f and return its output with the pullback there.
 
     Args:
@@ -112,15 +110,20 @@ def vjp(
         has_aux, memory: as for `value_and_grad`.
 
     Returns:
-        (output, pullback), with `has_aux` (output, pullback, aux). `pullback(cotangent)`, a tree like the output, gives a
-        tuple of cotangents like `primals`; it may be called again.
+        (output, pullback), with `has_aux` (output, pullback, aux). `pullback(cotangent)`, a tree like the output, gives
+        a tuple of cotangents like `primals`; it may be called again.
 
     Raises:
         As `value_and_grad`; the pullback raises ReplayError if an input has changed in place since.
     """
     call = Call("vjp", f, primals, {}, tuple(range(len(primals))))
-    started = start_run(lambda leaves: split_aux("vjp", call.run(leaves), has_aux), call.leaves, parse_memory(memory),
-                        Lengths())  # fmt: skip
+
+    def run(leaves: list[Tensor]) -> Any:
+        output, aux = split_aux("vjp", call.run(leaves), has_aux)
+        output_leaves("vjp", output)
+        return output, aux
+
+    started = start_run(run, call.leaves, parse_memory(memory), Lengths())
     output, aux = started.result
     leaves, spec = output_leaves("vjp", output)
 
@@ -163,9 +166,7 @@ def jvp(
     _check_like("jvp: a tangent", given, call.leaves)
     if inside_functorch():
         return _functorch_jvp(call, given, has_aux)
-    result, tangent_of = push_forward(
-        lambda leaves: split_aux("jvp", call.run(leaves), has_aux), call.leaves, given
-    )
+    result, tangent_of = push_forward(lambda leaves: split_aux("jvp", call.run(leaves), has_aux), call.leaves, given)
     output, aux = result
     leaves, spec = output_leaves("jvp", output)
     pushed = [tangent_of(leaf) for leaf in leaves]
@@ -180,7 +181,8 @@ def _functorch_jvp(call: Call, tangents: list[Tensor], has_aux: bool) -> tuple[A
         output_leaves("jvp", output)
         return output, aux if has_aux else ()
 
-    output, tangent, aux = torch.func.jvp(run, tuple(call.leaves), tuple(tangents), has_aux=True)
+    found: Any = torch.func.jvp(run, tuple(call.leaves), tuple(tangents), has_aux=True)
+    output, tangent, aux = found
     return (output, tangent, aux) if has_aux else (output, tangent)
 
 

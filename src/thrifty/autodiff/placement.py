@@ -20,21 +20,33 @@ def logarithmic(steps: int) -> int:
     return max(4, ceil(log2(max(steps, 2))))
 
 
+TAPED_BYTES = 256 << 10
+MOST_TAPED = 64
+
+
+def small_steps(step_bytes: int) -> int:
+    """How many steps are taken as one under `memory="log"`: taping them all at once costs a few hundred kB at most."""
+    return min(MOST_TAPED, max(1, TAPED_BYTES // (3 * max(step_bytes, 1))))
+
+
 class Online:
     """A snapshot at every step; when there are too many, one goes that a later one of a higher level makes dispensable,
     or else the newest takes its predecessor's place, one level up.
 
     Attributes:
         full: (recorder) -> are there as many snapshots as allowed?
+        merge: take small steps as one.
     """
 
-    def __init__(self, full: Callable[[Recorder], bool]) -> None:
-        self.full = full
+    def __init__(self, full: Callable[[Recorder], bool], merge: bool = False) -> None:
+        self.full, self.merge = full, merge
         self.most = 1
 
     def __call__(self, recorder: Recorder) -> None:
         """At the end of a step: keep the state or not, drop others."""
         snapshots = recorder.snapshots
+        if self.merge and recorder.program.steps % small_steps(recorder.largest_step_bytes):
+            return
         new = recorder.snapshot()
         while self.full(recorder) and len(snapshots) > 1:
             at = _dispensable(snapshots)
@@ -58,10 +70,10 @@ def _dispensable(snapshots: list[Snapshot]) -> int | None:
 
 
 class Known:
-    """Snapshots where revolve puts them for `steps` steps, and one that follows the run; `Online` beyond that length."""
+    """Snapshots where revolve puts them for `steps` steps, and one that follows the run; `Online` beyond."""
 
-    def __init__(self, steps: int, snapshots: int) -> None:
-        self._places = set(first_sweep(steps, snapshots))
+    def __init__(self, steps: int, snapshots: int, stride: int) -> None:
+        self._places = {stride * place for place in first_sweep(-(-steps // stride), snapshots)}
         self._last, self._allowed = steps - 1, snapshots
         self._beyond = Online(lambda recorder: len(recorder.snapshots) >= snapshots)
         self.most = 1

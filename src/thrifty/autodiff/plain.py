@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 
 from thrifty.autodiff.levels import mark_escaped
 
-
 _TO_NUMBER = (Tensor.__float__, Tensor.__int__, Tensor.__complex__, Tensor.__index__)
 
 _HERE = object()
@@ -55,11 +54,14 @@ class PlainRun:
     def __init__(self, call: Callable[[list[Tensor]], Any], inputs: Sequence[Tensor]) -> None:
         watch = _Watch()
         returned: list[Tensor] = []
+        escaping: list[weakref.ref[Tensor]] = []
 
         def run(*leaves: Tensor) -> tuple[tuple[Tensor, ...], Any]:
             # Aliases, so that the function may return an input itself or change it in place as it likes.
             with watch:
                 result = call([leaf.view_as(leaf) for leaf in leaves])
+            left = [reference() for reference in watch.made]
+            escaping.extend(weakref.ref(one) for one in left if one is not None and one.requires_grad)
             tensors, spec = pytree.tree_flatten(result)
             self._spec, self._rest = spec, [_HERE if isinstance(one, Tensor) else one for one in tensors]
             wrapped = tuple(one for one in tensors if isinstance(one, Tensor))
@@ -69,10 +71,10 @@ class PlainRun:
             others = tuple(one for one, yes in zip(wrapped, self._differentiable, strict=True) if not yes)
             return primary, others
 
-        primary, self._pull, others = torch.func.vjp(run, *inputs, has_aux=True)
-        left = [reference() for reference in watch.made]
-        dead = torch._C._functorch.is_dead_tensor_wrapper
-        mark_escaped([tensor for tensor in left if tensor is not None and dead(tensor)], returned)
+        found: Any = torch.func.vjp(run, *inputs, has_aux=True)
+        primary, self._pull, others = found
+        left = [reference() for reference in escaping]
+        mark_escaped([tensor for tensor in left if tensor is not None], returned)
         floats, rest = iter(primary), iter(others)
         tensors = [next(floats) if yes else next(rest) for yes in self._differentiable]
         given = iter(tensors)
@@ -85,6 +87,6 @@ class PlainRun:
         given: dict[int, Tensor] = {}
         for output, cotangent in zip(outputs, cotangents, strict=True):
             given[id(output)] = given[id(output)] + cotangent if id(output) in given else cotangent
-        full = tuple(given.get(id(one), None) for one in self._primary)
+        full = tuple(given.get(id(one)) for one in self._primary)
         full = tuple(torch.zeros_like(o) if g is None else g for o, g in zip(self._primary, full, strict=True))
         return list(self._pull(full))

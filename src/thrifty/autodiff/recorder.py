@@ -2,12 +2,12 @@
 
 A value is known by its storage and its place in it, so views, aliases and in-place operations need no special case: a
 storage is a cell, every place in it that an operation read or made is a register. A cell dies with its storage, which a
-weak reference tells; so the record holds nothing alive. What snapshots hold are aliases of their own, which are counted out:
-a cell is also dead when they are all that is left. Tensors that the run finds (parameters, data, closures) are
+weak reference tells; so the record holds nothing alive. What snapshots hold are aliases of their own, which are counted
+out: a cell is also dead when they are all that is left. Tensors that the run finds (parameters, data, closures) are
 external: held by reference, and copied only if the run writes to them.
 
 A step ends before an operation at which no more bytes are alive than at any of the last `WINDOW` ones: at the turn of a
-loop rather than in its middle.
+loop rather than in its middle. A long step ends where nearly as few are alive.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from thrifty.autodiff.program import FIXED, FLOAT, INT, TENSOR, TENSORS, FixedLi
 from thrifty.autodiff.snapshot import Snapshot, generator_of, same_place, version_of, whole_copy
 
 WINDOW = 64
+LONG_STEP = 16
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _CLONE = torch.ops.aten.clone.default
 _LARGE_INT = 1 << 53
@@ -37,7 +38,7 @@ _FIRST_EXTERNAL = 1 << 24  # registers of externals are never used again: they h
 Place = tuple[Any, ...]
 
 
-class _Death(weakref.ref):  # type: ignore[type-arg]
+class _Death(weakref.ref[Any]):
     __slots__ = ("key",)
     key: int
 
@@ -315,7 +316,7 @@ class Recorder(TorchDispatchMode):
         spec = ((None, TENSOR, None), *fixed, (None, INT, None))
         form = Form(spec, 1, 1, (), (0,), (), cell.active, False)
         template = self.program.template(operation(_AS_STRIDED), form, user_line)
-        self.program.append(template, [cell.base], [register], [tensor.storage_offset()])
+        self.program.append(template, [cell.base], [register], [int(tensor.storage_offset())])
         return register
 
     def _bury(self) -> None:
@@ -356,7 +357,8 @@ class Recorder(TorchDispatchMode):
         live, floor = self.live_bytes, self._floor
         if live < floor[1]:
             floor[1] = live
-        if live <= floor[0] and live <= floor[1]:
+        least = min(floor)
+        if live <= least or (self._step_ops >= LONG_STEP and live <= 1.5 * least):
             self._step_ops = 0
             self.program.cut()
             self.largest_step_bytes = max(self.largest_step_bytes, self.made_bytes)
@@ -396,7 +398,8 @@ class Recorder(TorchDispatchMode):
                 alias = _from_storage(storage, place)
                 self._limbo.add(key)
             else:
-                with library_code():
+                # Unseen by the outer levels: they know values by their storage.
+                with _disable_current_modes() if torch._C._len_torch_dispatch_stack() else library_code():
                     alias = tensor.detach()
                 if cell.watch is None:
                     cell.watch = _Death(tensor, self._suspects.append)
@@ -414,7 +417,9 @@ class Recorder(TorchDispatchMode):
         for snapshot in self.snapshots:
             if cell.external:
                 for register in places:
-                    found = self.externals[register][0] if register >= _FIRST_EXTERNAL else snapshot.values.get(register)
+                    found = (
+                        self.externals[register][0] if register >= _FIRST_EXTERNAL else snapshot.values.get(register)
+                    )
                     if found is not None:
                         snapshot.add(register, same_place(found, copy), cell.base, cell.active)
             elif cell.base in snapshot.values and snapshot.values[cell.base].untyped_storage() is storage:

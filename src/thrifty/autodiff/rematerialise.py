@@ -1,12 +1,13 @@
 """The contents that a training step keeps within a limit: which to let go, and how to make one again.
 
 Source of the rule: Kirisame et al., *Dynamic Tensor Rematerialization* (ICLR 2021), h = cost / (bytes * staleness).
-Deviations: cost is the least time seen for that operation and these shapes; in the forward pass staleness is left out, in
-the backward pass it is the distance to the content that is being asked for.
+Deviations: cost is the least time seen for that operation and these shapes; in the forward pass staleness is left out,
+in the backward pass it is the distance to the content that is being asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import weakref
 from typing import Any
@@ -233,6 +234,17 @@ class Store:
                         todo.append(one)
         distance = 1 if self._asked is None else abs(self._asked - content.order) + 1
         return seconds / (max(content.nbytes, 1) * distance)
+
+
+@functools.lru_cache(maxsize=4096)
+def disjoint(one: Place, other: Place, nbytes: int) -> bool:
+    """True if the two places in a storage of so many bytes have no element in common."""
+    if one[3] != other[3]:
+        return False
+    with _disable_current_modes(), torch.no_grad():
+        marks = torch.zeros(nbytes // one[3].itemsize, dtype=torch.bool)
+        marks.as_strided(*one[:3]).fill_(True)
+        return not bool(marks.as_strided(*other[:3]).any())
 
 
 def is_read(value: Any) -> bool:

@@ -209,10 +209,13 @@ class Replayer:
         state.registers = registers = {}
         if outputs and leaves:
             # Some of torch's rules take short cuts that are not differentiable unless they are told to be.
-            found = torch.autograd.grad(
-                outputs, list(leaves.values()), given, allow_unused=True, create_graph=open_levels() > 0
+            found: list[Tensor | None] = list(
+                torch.autograd.grad(
+                    outputs, list(leaves.values()), given, allow_unused=True, create_graph=open_levels() > 0
+                )
             )
-            found = [None if g is None else g.detach() for g in found] if open_levels() else found
+            if open_levels():
+                found = [None if g is None else g.detach() for g in found]
             before.update({r: g for r, g in zip(leaves, found, strict=True) if g is not None})
         return before
 

@@ -3,8 +3,8 @@
 The step runs as it stands, with its own autograd graph, `backward()` and optimizer. Below autograd every operation is
 noted; what autograd saves is held here, in a handle. When the limit is reached, the contents that are cheapest to make
 again per byte are let go; when backward asks for one, its operations are called again (`rematerialise`). Operations are
-called, user code is not, so nothing is printed or counted twice; each gets the generator state it had and copies of what
-it overwrote.
+called, user code is not, so nothing is printed or counted twice; each gets the generator state it had and copies of
+what it overwrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from thrifty.autodiff.budget import Memory, parse_memory
 from thrifty.autodiff.levels import inside_functorch, open_levels
 from thrifty.autodiff.operations import Operation, operation, user_line
 from thrifty.autodiff.recorder import Place, flat_outputs, place_of
-from thrifty.autodiff.rematerialise import Store, at_place, written_reads
+from thrifty.autodiff.rematerialise import Store, at_place, disjoint, tensor_of, written_reads
 from thrifty.autodiff.snapshot import generator_of, version_of
 from thrifty.autodiff.values import Content, Node, Read
 from thrifty.core.errors import UsageError
@@ -37,16 +37,30 @@ _least_s: dict[Any, float] = {}  # (operator, shapes) -> least time seen
 class Handle:
     """A saved tensor of the autograd graph: a place in a content."""
 
-    __slots__ = ("content", "place", "store")
+    __slots__ = ("__weakref__", "content", "place", "store")
 
     def __init__(self, content: Content, place: Place, store: Store) -> None:
-        self.content, self.place, self.store = content, place, store
-        content.wanted += 1
+        self.place, self.store = place, store
+        self._bind(content)
 
-    def __del__(self) -> None:
+    def _bind(self, content: Content) -> None:
+        self.content = content
+        content.wanted += 1
+        if content.node is not None:
+            content.handles.append(weakref.ref(self))
+
+    def _leave(self) -> None:
         self.content.wanted -= 1
         if self.content.wanted == 0 and self.content.node is not None:
             self.store.drop(self.content)
+
+    def move(self, content: Content) -> None:
+        """Take the place from another content, which has the same there."""
+        self._leave()
+        self._bind(content)
+
+    def __del__(self) -> None:
+        self._leave()
 
 
 class Checkpointing(TorchDispatchMode):
@@ -62,6 +76,7 @@ class Checkpointing(TorchDispatchMode):
         self.forward_s = 0.0
         self._store = Store(limit_bytes, most)
         self._order = 0
+        self._moving: dict[int, list[Handle]] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     limit_bytes = property(lambda self: self._store.limit_bytes, doc="The limit in bytes, or None.")
@@ -123,7 +138,8 @@ class Checkpointing(TorchDispatchMode):
         for one in written_reads(op, arguments, keywords) if op.writes or op.writes_by_name else ():
             self._before_write(one, node)
         if op.random:
-            device = next((one.content.storage().device for one in reads if one.content.storage), None)  # type: ignore[misc]
+            tensors = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+            device = tensors[0].device if tensors else None
             given = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Generator)), None)
             generator = generator_of(device or torch.device(kwargs.get("device") or "cpu"), given)
             node.random = (generator, generator.get_state())
@@ -139,7 +155,12 @@ class Checkpointing(TorchDispatchMode):
                     read.copy = found.detach().clone()
             else:
                 node.replayable = False
-        elif content.wanted and content.kept is not None:
+            return
+        # An operation in place on one part, a chunk say, leaves saved values in the other parts as they are.
+        staying = [handle for reference in content.handles if (handle := reference()) is not None]
+        moving = [handle for handle in staying if disjoint(handle.place, read.place, content.nbytes)]
+        self._moving[id(read)] = moving
+        if len(moving) < content.wanted and content.kept is not None:
             if content.node.replayable:
                 self._store.drop(content)
             else:
@@ -158,6 +179,10 @@ class Checkpointing(TorchDispatchMode):
             if storage is not None:
                 fresh = self._new_content(node, read.content.place, storage)
                 node.makes.append((-1 - node.reads.index(read), weakref.ref(fresh)))
+                for handle in self._moving.pop(id(read), ()):
+                    handle.move(fresh)
+                if fresh.wanted:
+                    self._store.keep(fresh, tensor_of(storage, fresh.place))
         for at, tensor in enumerate(flat_outputs(result)):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
@@ -206,7 +231,7 @@ class Checkpointing(TorchDispatchMode):
 
 
 def checkpointing(memory: Memory) -> Checkpointing:
-    """Run ordinary training steps in little memory: `with thrifty.checkpointing("512MiB"): loss = ...; loss.backward()`.
+    """Run training steps in little memory: `with thrifty.checkpointing("512MiB"): loss = ...; loss.backward()`.
 
     Args:
         memory: bytes ("512MiB") for all that the step makes below autograd, activations and gradients; a whole number

@@ -27,16 +27,18 @@ class Content:
         kept: the tensor, while we hold it.
         storage: weak reference to the storage that holds it now, if any does.
         wanted: how many saved tensors of the autograd graph need it.
+        handles: weak references to the handles of those.
         version: for what the step found, torch's count of writes when it was read.
     """
 
-    __slots__ = ("__weakref__", "kept", "nbytes", "node", "order", "place", "storage", "version", "wanted")
+    __slots__ = ("__weakref__", "handles", "kept", "nbytes", "node", "order", "place", "storage", "version", "wanted")
 
     def __init__(self, node: Node | None, place: Place, nbytes: int, order: int) -> None:
         self.node, self.place, self.nbytes, self.order = node, place, nbytes, order
         self.kept: Tensor | None = None
         self.storage: weakref.ref[Any] | None = None
         self.wanted = 0
+        self.handles: list[weakref.ref[Any]] = []
         self.version = 0
 
 
