@@ -1,8 +1,8 @@
 """Forward mode below torch.func: every operation that runs also pushes its tangents forward.
 
 A tangent belongs to a storage, so views and in-place writes carry theirs without special cases; each call has a table
-of its own, so two nested calls cannot take each other's perturbations for their own. The rule of an operation is torch's
-forward-mode rule, applied to plain tensors inside the handler; its own operations are seen by the levels outside, which
+of its own, so two nested calls cannot take each other's perturbations for their own. The rule of an operation is
+torch's forward-mode rule, applied to plain tensors inside the handler; its own operations are seen by the levels outside, which
 is how the modes nest in any order.
 """
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from thrifty.autodiff.cells import Place, place_of
 from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
 from thrifty.autodiff.levels import fresh_input, level_open, mark_escaped, open_levels
 from thrifty.autodiff.operations import operation
-from thrifty.autodiff.recorder import Place, place_of
 from thrifty.autodiff.substitutes import SUBSTITUTES
 
 

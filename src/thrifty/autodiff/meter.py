@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thrifty.autodiff.recorder import flat_outputs
+from thrifty.autodiff.operations import flat_outputs
 
 
 class LiveMeter(TorchDispatchMode):

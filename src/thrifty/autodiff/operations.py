@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # operator (its name or its namespace) -> why it cannot be recorded
 REFUSED = {
@@ -80,3 +81,37 @@ def user_line() -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "an unknown line"
+
+
+def written_positions(op: Operation, args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Positions among the tensors of the arguments of those that the operation writes to."""
+    found: list[int] = []
+    count = 0
+    for at, value in enumerate(args):
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if at in op.writes:
+                    found.append(count)
+                count += 1
+    for name, value in (kwargs or {}).items():
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if name in op.writes_by_name:
+                    found.append(count)
+                count += 1
+    return tuple(found)
+
+
+def flat_outputs(result: Any) -> tuple[Any, ...]:
+    """The outputs of an operation in one row: some return lists of tensors among others."""
+    if not isinstance(result, (list, tuple)):
+        return (result,)
+    flat: list[Any] = []
+    for item in result:
+        if isinstance(item, (list, tuple)):
+            flat += item
+        else:
+            flat.append(item)
+    return tuple(flat)

@@ -17,7 +17,7 @@ from thrifty.autodiff.snapshot import Snapshot
 
 def logarithmic(steps: int) -> int:
     """Snapshots that `memory="log"` allows for so many steps."""
-    return max(4, ceil(log2(max(steps, 2))))
+    return max(4, ceil(1.4 * log2(max(steps, 2))))
 
 
 TAPED_BYTES = 256 << 10

@@ -147,12 +147,12 @@ class Program:
         self._block_ops = 0
         self._plain: OrderedDict[int, list[Step]] = OrderedDict()
 
-    def template(self, operation: Operation, form: Form, line: Callable[[], str]) -> Template:
+    def template(self, operation: Operation, form: tuple[Any, ...], line: Callable[[], str]) -> Template:
         """The template of this operator and form, made on first use; `line` is asked only then."""
         key = (operation, form)
         found = self._by_form.get(key)
         if found is None:
-            found = Template(len(self.templates), operation, form, line())
+            found = Template(len(self.templates), operation, Form(*form), line())
             self.templates.append(found)
             self._by_form[key] = found
         return found

@@ -7,7 +7,7 @@ out: a cell is also dead when they are all that is left. Tensors that the run fi
 external: held by reference, and copied only if the run writes to them.
 
 A step ends before an operation at which no more bytes are alive than at any of the last `WINDOW` ones: at the turn of a
-loop rather than in its middle. A long step ends where nearly as few are alive.
+loop rather than in its middle. A long step ends where few are alive beside what it has made.
 """
 
 from __future__ import annotations
@@ -21,58 +21,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from thrifty.autodiff.cells import Cell, Death, Place, only_snapshots, place_of, tensor_on
 from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
 from thrifty.autodiff.errors import ReplayError
 from thrifty.autodiff.levels import mark_escaped
-from thrifty.autodiff.operations import Operation, operation, user_line
+from thrifty.autodiff.operations import Operation, flat_outputs, operation, user_line, written_positions
 from thrifty.autodiff.program import FIXED, FLOAT, INT, TENSOR, TENSORS, FixedList, Form, Program
 from thrifty.autodiff.snapshot import Snapshot, generator_of, same_place, version_of, whole_copy
 
 WINDOW = 64
-LONG_STEP = 16
+LONG_STEP = 24
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _CLONE = torch.ops.aten.clone.default
 _LARGE_INT = 1 << 53
+_A_TENSOR = (None, TENSOR, None)
 _FIRST_EXTERNAL = 1 << 24  # registers of externals are never used again: they hold from the first step on
-
-Place = tuple[Any, ...]
-
-
-class _Death(weakref.ref[Any]):
-    __slots__ = ("key",)
-    key: int
-
-
-class Cell:
-    """A storage in the record.
-
-    Attributes:
-        base: register of the tensor that the storage was first seen by.
-        places: place -> register.
-        tensors: register -> weak reference to the tensor object.
-        active: depends on the differentiated inputs.
-        external: found by the run, not made by it.
-        held: a snapshot may hold the present content.
-        kept: register -> weak reference to the alias that snapshots hold.
-        watch: tells when a tensor object dies whose storage snapshots hold too.
-    """
-
-    __slots__ = ("active", "base", "death", "external", "held", "kept", "nbytes", "places", "tensors", "watch")
-
-    def __init__(self, death: _Death, base: int, tensor: Tensor, nbytes: int, active: bool, external: bool) -> None:
-        self.death, self.base, self.nbytes, self.active, self.external = death, base, nbytes, active, external
-        self.places = {place_of(tensor): base}
-        self.tensors = {base: weakref.ref(tensor)}
-        self.held = external
-        self.kept: dict[int, weakref.ref[Tensor]] = {}
-        self.watch: _Death | None = None
-
-
-def place_of(tensor: Tensor) -> Place:
-    """Where in its storage a tensor lies, and how its bytes are read."""
-    return (
-        tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg(),
-    )  # fmt: skip
 
 
 class Recorder(TorchDispatchMode):
@@ -101,8 +64,8 @@ class Recorder(TorchDispatchMode):
         self._cells: dict[int, Cell] = {}
         self._live: dict[int, Cell] = {}
         self._viewed: dict[int, Cell] = {}  # externals with views that the run made
-        self._dead: list[_Death] = []
-        self._suspects: list[_Death] = []
+        self._dead: list[Death] = []
+        self._suspects: list[Death] = []
         self._limbo: set[int] = set()
         self._free: list[int] = []
         self._registers = self._externals_met = 0
@@ -133,20 +96,31 @@ class Recorder(TorchDispatchMode):
         cells: list[Cell] = []
         spec: list[Any] = []
         for value in args:
-            self._argument(None, value, spec, inputs, cells, numbers)
+            if isinstance(value, Tensor):  # the common case, for speed
+                cell, register = self.find(value)
+                cells.append(cell)
+                inputs.append(register)
+                spec.append(_A_TENSOR)
+            else:
+                self._argument(None, value, spec, inputs, cells, numbers)
         if kwargs:
             for name, value in kwargs.items():
                 self._argument(name, value, spec, inputs, cells, numbers)
         writes: tuple[int, ...] = ()
         if op.writes_by_name or op.writes:
-            writes = _written(op, args, kwargs)
+            writes = written_positions(op, args, kwargs)
             for position in writes:
                 if cells[position].held:
                     self._keep(cells[position])
         if op.random:
             self._before_random(args, kwargs)
         stops = derivatives_stop()
-        active = not stops and any([cell.active for cell in cells])
+        active = False
+        if not stops:
+            for cell in cells:
+                if cell.active:
+                    active = True
+                    break
         if op.is_detach:
             cell = cells[0]
             if cell.active:
@@ -222,10 +196,11 @@ class Recorder(TorchDispatchMode):
         if active:
             for position in writes:
                 cells[position].active = True
-        single = len(outputs) == 1
-        form = Form(
-            tuple(spec), len(inputs), len(new), () if single else tuple(picks), tuple(aliases), writes, active, stops
-        )
+        # A Form, as a plain tuple for speed.
+        form = (
+            tuple(spec), len(inputs), len(new), () if len(outputs) == 1 else tuple(picks), tuple(aliases), writes,
+            active, stops,
+        )  # fmt: skip
         try:
             template = self.program.template(op, form, user_line)
         except TypeError:
@@ -244,7 +219,7 @@ class Recorder(TorchDispatchMode):
     def _new_cell(self, storage: Any, tensor: Tensor, active: bool) -> int:
         register = self._take_register()
         key = id(storage)
-        death = _Death(storage, self._dead.append)
+        death = Death(storage, self._dead.append)
         death.key = key
         nbytes = storage.nbytes()
         differentiable = tensor.is_floating_point() or tensor.is_complex()
@@ -289,7 +264,7 @@ class Recorder(TorchDispatchMode):
     def _new_external(self, storage: Any, tensor: Tensor, active: bool) -> tuple[Cell, int]:
         register = self._external_register(tensor)
         key = id(storage)
-        death = _Death(storage, self._dead.append)
+        death = Death(storage, self._dead.append)
         death.key = key
         cell = Cell(death, register, tensor, storage.nbytes(), active, True)
         self._cells[key] = cell
@@ -335,7 +310,7 @@ class Recorder(TorchDispatchMode):
             cell = self._cells.get(key)
             if cell is None:
                 self._limbo.discard(key)
-            elif _only_snapshots(cell):
+            elif only_snapshots(cell):
                 self._drop(key, cell)
 
     def _drop(self, key: int, cell: Cell) -> None:
@@ -358,7 +333,7 @@ class Recorder(TorchDispatchMode):
         if live < floor[1]:
             floor[1] = live
         least = min(floor)
-        if live <= least or (self._step_ops >= LONG_STEP and live <= 1.5 * least):
+        if live <= least or (self._step_ops >= LONG_STEP and 4 * live <= self.made_bytes):
             self._step_ops = 0
             self.program.cut()
             self.largest_step_bytes = max(self.largest_step_bytes, self.made_bytes)
@@ -395,14 +370,14 @@ class Recorder(TorchDispatchMode):
         if alias is None:
             tensor = cell.tensors[register]()
             if tensor is None:
-                alias = _from_storage(storage, place)
+                alias = tensor_on(storage, place)
                 self._limbo.add(key)
             else:
                 # Unseen by the outer levels: they know values by their storage.
                 with _disable_current_modes() if torch._C._len_torch_dispatch_stack() else library_code():
                     alias = tensor.detach()
                 if cell.watch is None:
-                    cell.watch = _Death(tensor, self._suspects.append)
+                    cell.watch = Death(tensor, self._suspects.append)
                     cell.watch.key = key
             cell.kept[register] = weakref.ref(alias)
         return alias
@@ -413,7 +388,7 @@ class Recorder(TorchDispatchMode):
         assert storage is not None
         places = {register: place for place, register in cell.places.items()}
         base = cell.tensors[cell.base]()
-        copy = whole_copy(_from_storage(storage, places[cell.base]) if base is None else base)
+        copy = whole_copy(tensor_on(storage, places[cell.base]) if base is None else base)
         for snapshot in self.snapshots:
             if cell.external:
                 for register in places:
@@ -475,56 +450,5 @@ class Recorder(TorchDispatchMode):
         return sum(held.values()) + alive
 
 
-def _only_snapshots(cell: Cell) -> bool:
-    """True if no tensor but the snapshots' aliases shares the storage; its Python object counts for one."""
-    storage = cell.death()
-    if storage is None:
-        return True
-    ours = sum(reference() is not None for reference in cell.kept.values())
-    return bool(torch._C._storage_Use_Count(storage._cdata) <= ours + 1)
-
-
 def _same_state(one: Tensor, other: Tensor) -> bool:
     return bool(one.numpy().tobytes() == other.numpy().tobytes())
-
-
-def _from_storage(storage: Any, place: Place) -> Tensor:
-    size, stride, offset, dtype, conj, neg = place
-    with _disable_current_modes():
-        tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, size, stride)
-        tensor = torch._conj(tensor) if conj else tensor
-        return torch._neg_view(tensor) if neg else tensor
-
-
-def _written(op: Operation, args: Any, kwargs: Any) -> tuple[int, ...]:
-    """Positions among the tensors of the arguments of those that the operation writes to."""
-    found: list[int] = []
-    count = 0
-    for at, value in enumerate(args):
-        items = value if isinstance(value, (list, tuple)) else (value,)
-        for item in items:
-            if isinstance(item, Tensor):
-                if at in op.writes:
-                    found.append(count)
-                count += 1
-    for name, value in (kwargs or {}).items():
-        items = value if isinstance(value, (list, tuple)) else (value,)
-        for item in items:
-            if isinstance(item, Tensor):
-                if name in op.writes_by_name:
-                    found.append(count)
-                count += 1
-    return tuple(found)
-
-
-def flat_outputs(result: Any) -> tuple[Any, ...]:
-    """The outputs of an operation in one row: some return lists of tensors among others."""
-    if not isinstance(result, (list, tuple)):
-        return (result,)
-    flat: list[Any] = []
-    for item in result:
-        if isinstance(item, (list, tuple)):
-            flat += item
-        else:
-            flat.append(item)
-    return tuple(flat)

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from thrifty.autodiff.cells import Place, tensor_on
 from thrifty.autodiff.errors import MemoryLimitError, ReplayError
-from thrifty.autodiff.operations import Operation, user_line
-from thrifty.autodiff.recorder import Place, flat_outputs
+from thrifty.autodiff.operations import Operation, flat_outputs, user_line
 from thrifty.autodiff.snapshot import changed_behind, version_of
 from thrifty.autodiff.values import Content, Node, Read
 
@@ -86,7 +86,7 @@ class Store:
         if storage is None:
             return None
         found = self.cells.get(id(storage))
-        return tensor_of(storage, content.place) if found is not None and found[1] is content else None
+        return tensor_on(storage, content.place) if found is not None and found[1] is content else None
 
     # -- making contents again -----------------------------------------------------------------------------------
 
@@ -259,20 +259,11 @@ def written_reads(op: Operation, arguments: Any, keywords: Any) -> list[Read]:
     return [one for one in pytree.tree_leaves(found, is_leaf=is_read) if isinstance(one, Read)]
 
 
-def tensor_of(storage: Any, place: Place) -> Tensor:
-    """A tensor on a storage."""
-    size, stride, offset, dtype, conj, neg = place
-    with _disable_current_modes():
-        tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, size, stride)
-        tensor = torch._conj(tensor) if conj else tensor
-        return torch._neg_view(tensor) if neg else tensor
-
-
 def at_place(base: Tensor, place: Place) -> Tensor:
     """The place in the storage of `base`."""
     size, stride, offset, dtype, conj, neg = place
     if conj or neg or dtype != base.dtype or base.is_conj():
-        return tensor_of(base.untyped_storage(), place)
+        return tensor_on(base.untyped_storage(), place)
     return base.as_strided(size, stride, offset)
 
 

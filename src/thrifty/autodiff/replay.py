@@ -14,8 +14,9 @@ from torch import Tensor
 
 from thrifty.autodiff.context import library_code
 from thrifty.autodiff.levels import open_levels
+from thrifty.autodiff.operations import flat_outputs
 from thrifty.autodiff.program import Instruction, Program, Step, Template
-from thrifty.autodiff.recorder import Recorder, flat_outputs
+from thrifty.autodiff.recorder import Recorder
 from thrifty.autodiff.snapshot import Snapshot, changed_behind, same_place, version_of, whole_copy
 
 

@@ -1,8 +1,8 @@
 """Operators whose derivative rules in torch rest on an output that carries no derivative itself.
 
 `det`, `slogdet` and `solve` return their LU factors as a by-product, and their forward rules use these factors as if
-they were constants, so that a second derivative through the rule silently loses a part (torch 2.13: forward over forward of
-`logdet` and `solve` is wrong). Inside another level they are replaced by the same computation from `lu_factor`, whose
+they were constants, so that a second derivative through the rule silently loses a part (torch 2.13: forward over
+forward of `logdet` and `solve` is wrong). Inside another level they are replaced by the same computation from `lu_factor`, whose
 factors are differentiable.
 """
 

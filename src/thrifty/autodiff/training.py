@@ -20,10 +20,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from thrifty.autodiff.budget import Memory, parse_memory
+from thrifty.autodiff.cells import Place, place_of, tensor_on
 from thrifty.autodiff.levels import inside_functorch, open_levels
-from thrifty.autodiff.operations import Operation, operation, user_line
-from thrifty.autodiff.recorder import Place, flat_outputs, place_of
-from thrifty.autodiff.rematerialise import Store, at_place, disjoint, tensor_of, written_reads
+from thrifty.autodiff.operations import Operation, flat_outputs, operation, user_line
+from thrifty.autodiff.rematerialise import Store, at_place, disjoint, written_reads
 from thrifty.autodiff.snapshot import generator_of, version_of
 from thrifty.autodiff.values import Content, Node, Read
 from thrifty.core.errors import UsageError
@@ -182,7 +182,7 @@ class Checkpointing(TorchDispatchMode):
                 for handle in self._moving.pop(id(read), ()):
                     handle.move(fresh)
                 if fresh.wanted:
-                    self._store.keep(fresh, tensor_of(storage, fresh.place))
+                    self._store.keep(fresh, tensor_on(storage, fresh.place))
         for at, tensor in enumerate(flat_outputs(result)):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()

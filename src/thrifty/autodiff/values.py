@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from thrifty.autodiff.cells import Place
 from thrifty.autodiff.operations import Operation
-from thrifty.autodiff.recorder import Place
 
 
 class Content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Plain(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         sizes = [3, width, width, 2 * width, 2 * width]
-        self.blocks = nn.ModuleList(_conv(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.blocks = nn.ModuleList(_conv(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(2 * width, 10)
 
     def forward(self, x: Tensor, wrap: Wrap) -> Tensor:
@@ -141,7 +142,7 @@ class UNet(nn.Module):
             kept.append(x)
         for block, skip in zip(self.up, reversed(kept[:-1]), strict=True):
             x = wrap(block, torch.cat((nn.functional.interpolate(x, scale_factor=2.0), skip), 1))
-        return self.head(x).mean((2, 3))  # type: ignore[no-any-return]
+        return self.head(x).mean((2, 3))
 
 
 class Flow(nn.Module):

@@ -1,8 +1,8 @@
-"""The example of Siskind & Pearlmutter (2018): an inner loop whose length varies with the outer turn; n = 1000, phi = 3.
+"""The example of Siskind & Pearlmutter (2018): an inner loop of varying length; n = 1000, phi = 3.
 
 For i = 1..l an inner loop of m = 2^(ilog2(l) - ilog2(1 + (1013 * 3^phi * i mod l))) turns; each turn rotates the pairs
-of x by 1.2 y and then the shifted pairs by 1.4 y, with y = |x|. Rotations keep |x|, so f = |x|^2 / 2 and its gradient is x
-exactly: `gradient_error` is the largest difference from that. The published table is in the settings, for the ratios.
+of x by 1.2 y and then the shifted pairs by 1.4 y, with y = |x|. Rotations keep |x|, so f = |x|^2 / 2 and its gradient
+is x exactly: `gradient_error` is the largest difference from that. The published table is in the settings, for the ratios.
 """
 
 from __future__ import annotations
