@@ -3,8 +3,8 @@
 Source: Siskind & Pearlmutter, *Divide-and-Conquer Checkpointing for Arbitrary Programs with No User Annotation* (OMS
 33, 2018), whose recursion splits any run in the middle and differentiates both halves. Deviations: a half is not
 resumed from a continuation but replayed from the record of its operations, so user code runs once; the split is
-binomial; snapshots are placed during the one recorded run, whose length need not be known. With n steps and c snapshots the cost is the n
-steps of the run, t(n, c) - (n - 1) replayed ones (revolve) and n taped ones.
+binomial; snapshots are placed during the one recorded run, whose length need not be known. With n steps and c
+snapshots the cost is the n steps of the run, t(n, c) - (n - 1) replayed ones (revolve) and n taped ones.
 """
 
 from __future__ import annotations

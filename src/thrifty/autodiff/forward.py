@@ -2,8 +2,8 @@
 
 A tangent belongs to a storage, so views and in-place writes carry theirs without special cases; each call has a table
 of its own, so two nested calls cannot take each other's perturbations for their own. The rule of an operation is
-torch's forward-mode rule, applied to plain tensors inside the handler; its own operations are seen by the levels outside, which
-is how the modes nest in any order.
+torch's forward-mode rule, applied to plain tensors inside the handler; its own operations are seen by the levels
+outside, which is how the modes nest in any order.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ loop rather than in its middle. A long step ends where few are alive beside what
 
 from __future__ import annotations
 
-import heapq
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,54 +20,40 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from thrifty.autodiff.cells import Cell, Death, Place, only_snapshots, place_of, tensor_on
+from thrifty.autodiff.cells import Cell, Death, Place, place_of, tensor_on
 from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
 from thrifty.autodiff.errors import ReplayError
 from thrifty.autodiff.levels import mark_escaped
 from thrifty.autodiff.operations import Operation, flat_outputs, operation, user_line, written_positions
-from thrifty.autodiff.program import FIXED, FLOAT, INT, TENSOR, TENSORS, FixedList, Form, Program
-from thrifty.autodiff.snapshot import Snapshot, generator_of, same_place, version_of, whole_copy
+from thrifty.autodiff.program import FIXED, FLOAT, INT, TENSOR, TENSORS, FixedList
+from thrifty.autodiff.registers import FIRST_EXTERNAL, Registers
+from thrifty.autodiff.snapshot import Snapshot, generator_of, same_place, whole_copy
 
 WINDOW = 64
-LONG_STEP = 24
-_AS_STRIDED = torch.ops.aten.as_strided.default
+LONG_STEP = 16
 _CLONE = torch.ops.aten.clone.default
 _LARGE_INT = 1 << 53
 _A_TENSOR = (None, TENSOR, None)
-_FIRST_EXTERNAL = 1 << 24  # registers of externals are never used again: they hold from the first step on
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(Registers, TorchDispatchMode):
     """Writes a Program down while it is the innermost dispatch mode.
 
     Attributes:
-        program: the record.
-        externals: register -> (tensor, its version, the line that read it first).
         snapshots: those that are held; the placement rule changes the list.
         initial: the state at step 0.
         on_cut: called at the end of every step with this recorder; keeps snapshots.
-        live_bytes, peak_live_bytes: of storages that the run made.
+        written: externals that the run wrote to, by the register they had.
+        largest_step_bytes: most bytes made in a step.
     """
 
     def __init__(self, on_cut: Callable[[Recorder], None]) -> None:
-        super().__init__()
-        self.program = Program()
+        Registers.__init__(self)
+        TorchDispatchMode.__init__(self)
         self.on_cut = on_cut
-        self.externals: dict[int, tuple[Tensor, int, str]] = {}
-        self.inputs: set[int] = set()
         self.initial = Snapshot(0, {}, {}, set(), {})
         self.snapshots: list[Snapshot] = [self.initial]
-        self.live_bytes = self.peak_live_bytes = 0
-        self.made_bytes = self.largest_step_bytes = 0
-        self.closed = False
-        self._cells: dict[int, Cell] = {}
-        self._live: dict[int, Cell] = {}
-        self._viewed: dict[int, Cell] = {}  # externals with views that the run made
-        self._dead: list[Death] = []
-        self._suspects: list[Death] = []
-        self._limbo: set[int] = set()
-        self._free: list[int] = []
-        self._registers = self._externals_met = 0
+        self.largest_step_bytes = 0
         self.written: dict[int, Tensor] = {}
         self._random: dict[Any, Any] = {}
         self._generator: Any = None
@@ -185,9 +170,15 @@ class Recorder(TorchDispatchMode):
                 register = self._new_cell(storage, tensor, active)
                 aliases.append(-1)
             else:
-                if cell.places.get(place_of(tensor)) is not None:
+                known = cell.places.get(place_of(tensor))
+                if known is None:
+                    register = self._new_view(cell, tensor)
+                elif writes or known == cell.base or known in inputs or known >= FIRST_EXTERNAL:
                     continue
-                register = self._new_view(cell, tensor)
+                else:
+                    # A view taken anew: its cotangent joins the base's where autograd would add it.
+                    register = known
+                    cell.tensors[register] = weakref.ref(tensor)
                 aliases.append(cells.index(cell))
             new.append(register)
             picks.append(at)
@@ -208,121 +199,6 @@ class Recorder(TorchDispatchMode):
         self.program.append(template, inputs, new, numbers)
         self._step_ops += 1
 
-    # -- registers -----------------------------------------------------------------------------------------------
-
-    def _take_register(self) -> int:
-        if self._free:
-            return heapq.heappop(self._free)
-        self._registers += 1
-        return self._registers - 1
-
-    def _new_cell(self, storage: Any, tensor: Tensor, active: bool) -> int:
-        register = self._take_register()
-        key = id(storage)
-        death = Death(storage, self._dead.append)
-        death.key = key
-        nbytes = storage.nbytes()
-        differentiable = tensor.is_floating_point() or tensor.is_complex()
-        cell = Cell(death, register, tensor, nbytes, active and differentiable, False)
-        self._cells[key] = self._live[key] = cell
-        self.live_bytes += nbytes
-        self.made_bytes += nbytes
-        if self.live_bytes > self.peak_live_bytes:
-            self.peak_live_bytes = self.live_bytes
-        return register
-
-    def _new_view(self, cell: Cell, tensor: Tensor) -> int:
-        register = self._take_register()
-        cell.places[place_of(tensor)] = register
-        cell.tensors[register] = weakref.ref(tensor)
-        if cell.external:
-            self._viewed[cell.death.key] = cell
-        return register
-
-    def find(self, tensor: Tensor) -> tuple[Cell, int]:
-        """The cell and the register of a tensor; one that the record has not met is external."""
-        try:
-            storage = tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError):
-            raise ReplayError(
-                f"a {tensor.layout} tensor has no plain storage to record: convert it with .to_dense() ({user_line()})"
-            ) from None
-        cell = self._cells.get(id(storage))
-        if cell is None:
-            return self._new_external(storage, tensor, active=False)
-        register = cell.places.get(place_of(tensor))
-        if register is None:
-            register = self._new_external_view(cell, tensor) if cell.external else self._derive_view(cell, tensor)
-        return cell, register
-
-    def add_input(self, tensor: Tensor) -> int:
-        """Make a tensor, which must have a storage of its own, a differentiated input. Returns its register."""
-        _, register = self._new_external(tensor.untyped_storage(), tensor, active=True)
-        self.inputs.add(register)
-        return register
-
-    def _new_external(self, storage: Any, tensor: Tensor, active: bool) -> tuple[Cell, int]:
-        register = self._external_register(tensor)
-        key = id(storage)
-        death = Death(storage, self._dead.append)
-        death.key = key
-        cell = Cell(death, register, tensor, storage.nbytes(), active, True)
-        self._cells[key] = cell
-        return cell, register
-
-    def _new_external_view(self, cell: Cell, tensor: Tensor) -> int:
-        register = self._external_register(tensor)
-        cell.places[place_of(tensor)] = register
-        cell.tensors[register] = weakref.ref(tensor)
-        return register
-
-    def _external_register(self, tensor: Tensor) -> int:
-        register = _FIRST_EXTERNAL + self._externals_met
-        self._externals_met += 1
-        self.externals[register] = (tensor, version_of(tensor), user_line())
-        return register
-
-    def _derive_view(self, cell: Cell, tensor: Tensor) -> int:
-        register = self._new_view(cell, tensor)
-        base = cell.tensors[cell.base]()
-        if base is not None and base.dtype != tensor.dtype:
-            raise ReplayError(f"a view of another dtype was made outside of torch's dispatcher ({user_line()})")
-        fixed = [(None, FIXED, FixedList(tuple(v), (int,) * tensor.dim())) for v in (tensor.size(), tensor.stride())]
-        spec = ((None, TENSOR, None), *fixed, (None, INT, None))
-        form = Form(spec, 1, 1, (), (0,), (), cell.active, False)
-        template = self.program.template(operation(_AS_STRIDED), form, user_line)
-        self.program.append(template, [cell.base], [register], [int(tensor.storage_offset())])
-        return register
-
-    def _bury(self) -> None:
-        """Free the registers of storages that have died, or that only snapshots hold."""
-        while self._dead:
-            death = self._dead.pop()
-            cell = self._cells.get(death.key)
-            if cell is not None and cell.death is death:
-                self._drop(death.key, cell)
-        while self._suspects:
-            death = self._suspects.pop()
-            cell = self._cells.get(death.key)
-            if cell is not None and cell.watch is death:
-                self._limbo.add(death.key)
-        for key in list(self._limbo):
-            cell = self._cells.get(key)
-            if cell is None:
-                self._limbo.discard(key)
-            elif only_snapshots(cell):
-                self._drop(key, cell)
-
-    def _drop(self, key: int, cell: Cell) -> None:
-        del self._cells[key]
-        self._limbo.discard(key)
-        if self._live.pop(key, None) is not None:
-            self.live_bytes -= cell.nbytes
-        for register in cell.tensors:
-            self.program.free(register)
-            if register < _FIRST_EXTERNAL:
-                heapq.heappush(self._free, register)
-
     # -- steps, snapshots, writes, random numbers ----------------------------------------------------------------
 
     def _watch_step(self) -> None:
@@ -333,7 +209,7 @@ class Recorder(TorchDispatchMode):
         if live < floor[1]:
             floor[1] = live
         least = min(floor)
-        if live <= least or (self._step_ops >= LONG_STEP and 4 * live <= self.made_bytes):
+        if live <= least or (self._step_ops >= LONG_STEP and 3 * live <= self.made_bytes):
             self._step_ops = 0
             self.program.cut()
             self.largest_step_bytes = max(self.largest_step_bytes, self.made_bytes)
@@ -354,7 +230,7 @@ class Recorder(TorchDispatchMode):
                 continue
             cell.held = True
             for place, register in cell.places.items():
-                if cell.external and register >= _FIRST_EXTERNAL:
+                if cell.external and register >= FIRST_EXTERNAL:
                     continue
                 values[register] = self._alias(key, cell, storage, place, register)
                 if register != cell.base:
@@ -392,16 +268,14 @@ class Recorder(TorchDispatchMode):
         for snapshot in self.snapshots:
             if cell.external:
                 for register in places:
-                    found = (
-                        self.externals[register][0] if register >= _FIRST_EXTERNAL else snapshot.values.get(register)
-                    )
+                    found = self.externals[register][0] if register >= FIRST_EXTERNAL else snapshot.values.get(register)
                     if found is not None:
                         snapshot.add(register, same_place(found, copy), cell.base, cell.active)
             elif cell.base in snapshot.values and snapshot.values[cell.base].untyped_storage() is storage:
                 snapshot.keep_before_write(places, copy)
         if cell.external:
             for register in places:
-                if register >= _FIRST_EXTERNAL:
+                if register >= FIRST_EXTERNAL:
                     self.written[register] = self.externals.pop(register)[0]
             cell.external = False
             self._live[cell.death.key] = cell

@@ -1,8 +1,9 @@
 """The optimal schedule for a chain of equal steps: binomial checkpointing.
 
 Source: Griewank & Walther, Algorithm 799: revolve (ACM TOMS 26(1), 2000). With c snapshots, the start among them, n
-steps can be reversed by t(n, c) = r n - C(c + r, r - 1) steps forward, where r is the least number with
-C(c + r, c) >= n; the n steps that are taped come on top. `tests/autodiff/test_revolve.py` checks both functions against dynamic programming.
+steps can be reversed by t(n, c) = r n - C(c + r, r - 1) steps forward, where r is the least number with C(c + r, c) >=
+n; the n steps that are taped come on top. `tests/autodiff/test_revolve.py` checks both functions against dynamic
+programming.
 """
 
 from __future__ import annotations

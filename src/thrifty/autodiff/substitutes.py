@@ -2,8 +2,8 @@
 
 `det`, `slogdet` and `solve` return their LU factors as a by-product, and their forward rules use these factors as if
 they were constants, so that a second derivative through the rule silently loses a part (torch 2.13: forward over
-forward of `logdet` and `solve` is wrong). Inside another level they are replaced by the same computation from `lu_factor`, whose
-factors are differentiable.
+forward of `logdet` and `solve` is wrong). Inside another level they are replaced by the same computation from
+`lu_factor`, whose factors are differentiable.
 """
 
 from __future__ import annotations
