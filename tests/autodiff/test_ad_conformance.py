@@ -11,6 +11,8 @@ from ad_programs import PROGRAMS, direction, point
 
 from thrifty.autodiff import grad, hessian, jacfwd, jacrev, jvp, vjp
 
+# plain autograd, the oracle, warns when a program reads a value
+pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 MEMORIES = [None, 2, "log", "1MiB"]
 
 
@@ -56,7 +58,6 @@ def expected():
     return found
 
 
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 @pytest.mark.parametrize("memory", MEMORIES, ids=str)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_depth_two(name, memory, expected):
@@ -72,7 +73,6 @@ def test_depth_two(name, memory, expected):
             assert torch.isclose(twice(x), second, rtol=1e-6, atol=1e-7), (inner, outer)
 
 
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 @pytest.mark.parametrize("memory", [None, 2], ids=str)
 @pytest.mark.parametrize("name", ["value_loop", "branches", "in_place", "views", "buffer", "exceptions"])
 def test_depth_three(name, memory, expected):
@@ -92,7 +92,6 @@ def test_plain_and_checkpointed_levels_mix(name, pair, expected):
     assert torch.isclose(nested(point()), expected[name][1], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 @pytest.mark.parametrize("memory", [1, 3, "log", "1MiB"], ids=str)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_same_bits_as_plain_autograd(name, memory):

@@ -54,6 +54,9 @@ class Online:
                 new.level = max(new.level, snapshots.pop().level + 1)
             else:
                 del snapshots[at]
+                if at < len(snapshots):
+                    snapshots[at].follow(snapshots[at - 1])
+        new.follow(snapshots[-1])
         snapshots.append(new)
         self.most = max(self.most, len(snapshots))
 

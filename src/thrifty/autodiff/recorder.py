@@ -316,12 +316,8 @@ class Recorder(Registers, TorchDispatchMode):
         return list(self._random)
 
     def held_bytes(self) -> int:
-        """Bytes of all that the run made and that is alive, the snapshots' among them."""
-        held: dict[int, int] = {}
-        for snapshot in self.snapshots:
-            held |= snapshot.storages()
-        alive = sum(cell.nbytes for key, cell in self._live.items() if key not in held)
-        return sum(held.values()) + alive
+        """Bytes of all that the run made and that is alive, the snapshots' among them; what both hold counts twice."""
+        return self.live_bytes + sum(snapshot.extra_bytes for snapshot in self.snapshots)
 
 
 def _same_state(one: Tensor, other: Tensor) -> bool:

@@ -44,9 +44,10 @@ class Snapshot:
         inactive: registers that do not depend on the differentiated inputs.
         random: generator -> its state, for those that were drawn from.
         level: for the online rule; see `placement`.
+        extra_bytes: of storages that the snapshot before it does not hold.
     """
 
-    __slots__ = ("_versions", "inactive", "level", "random", "roots", "step", "values")
+    __slots__ = ("_versions", "extra_bytes", "inactive", "level", "random", "roots", "step", "values")
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Snapshot:
     ) -> None:
         self.step, self.values, self.roots, self.inactive, self.random = step, values, roots, inactive, random
         self._versions = {register: version_of(tensor) for register, tensor in values.items()}
-        self.level = 0
+        self.level = self.extra_bytes = 0
 
     def keep_before_write(self, registers: Iterable[int], copy: Tensor) -> None:
         """Replace these registers, which share one storage, by places in `copy` of it."""
@@ -83,6 +84,11 @@ class Snapshot:
         for register, tensor in self.values.items():
             if version_of(tensor) != self._versions[register]:
                 raise changed_behind(tensor)
+
+    def follow(self, before: Snapshot) -> None:
+        """Count the bytes that this one holds beyond the one before it."""
+        known = before.storages()
+        self.extra_bytes = sum(nbytes for key, nbytes in self.storages().items() if key not in known)
 
     def storages(self) -> dict[int, int]:
         """Storage -> its bytes, of all that is held here."""
