@@ -1,6 +1,6 @@
 """Training steps of stock models under a limit in bytes: time factor and peak, against checkpoints placed by hand.
 
-`fraction` is of the plain step's peak of tensors that the step makes (activations, gradients and what is in flight; not
+What a rival refuses is left out, with its message. `fraction` is of the plain step's peak of tensors that the step makes (activations, gradients and what is in flight; not
 parameters and data). The rivals: torch.utils.checkpoint around every block, which has one point, not a limit; and the
 same with a policy that saves products only (selective checkpointing). Times are process CPU seconds, medians, in turn.
 """
@@ -43,8 +43,8 @@ def run(quick: bool, console: Console) -> BenchResult:
             try:
                 peaks[arm] = _peak(make, shape, context)
                 calls[arm] = partial(context, *_setting(make, shape))
-            except UsageError as error:
-                console.print(f"{name}: {error}")
+            except (UsageError, RuntimeError) as error:  # too small a limit; a rival that refuses the model
+                console.print(f"{name}, {arm}: {str(error).splitlines()[0]}")
         timed = interleave(calls, 2 if quick else 5, clock=time.process_time)
         plain_s = median_min_max(timed["plain"]).median
         for arm, seconds in timed.items():

@@ -55,7 +55,7 @@ def run(quick: bool, console: Console) -> BenchResult:
             peaks[name] = meter.peak_bytes
         plain_s, published_s = min(seconds["plain"]), PUBLISHED[length][0]
         for memory in MEMORIES:
-            account, ours_s = arms[memory].account, min(seconds[memory])  # type: ignore[attr-defined]
+            account, ours_s = arms[memory].account, min(seconds[memory])
             rows.append({
                 "l": length, "memory": memory, "operations": account.operations, "plain_s": plain_s,
                 "checkpointed_s": ours_s, "time_factor": ours_s / plain_s, "plain_peak_bytes": peaks["plain"],
