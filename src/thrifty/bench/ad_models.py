@@ -1,6 +1,8 @@
 """Training steps of stock models under a limit in bytes: time factor and peak, against checkpoints placed by hand.
 
-What a rival refuses is left out, with its message. `fraction` is of the plain step's peak of tensors that the step makes (activations, gradients and what is in flight; not
+What a rival refuses is left out, with its message.
+
+`fraction` is of the plain step's peak of tensors that the step makes (activations, gradients and what is in flight; not
 parameters and data). The rivals: torch.utils.checkpoint around every block, which has one point, not a limit; and the
 same with a policy that saves products only (selective checkpointing). Times are process CPU seconds, medians, in turn.
 """
