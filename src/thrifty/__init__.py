@@ -12,6 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thrifty.autodiff import (
+        checkpointing,
+        curl,
+        derivative,
+        divergence,
+        grad,
+        hessian,
+        hvp,
+        jacfwd,
+        jacrev,
+        jvp,
+        laplacian,
+        value_and_grad,
+        vjp,
+    )
     from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
     from thrifty.reuse import Reuse, Stage
 
@@ -26,8 +41,21 @@ __all__ = [
     "__version__",
     "apply_",
     "auto_",
+    "checkpointing",
+    "curl",
+    "derivative",
+    "divergence",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "laplacian",
     "plan",
     "remove_",
+    "value_and_grad",
+    "vjp",
 ]
 
 # public name -> the module that defines it
@@ -39,8 +67,21 @@ _HOMES = {
     "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
     "auto_": "thrifty.compose",
+    "checkpointing": "thrifty.autodiff",
+    "curl": "thrifty.autodiff",
+    "derivative": "thrifty.autodiff",
+    "divergence": "thrifty.autodiff",
+    "grad": "thrifty.autodiff",
+    "hessian": "thrifty.autodiff",
+    "hvp": "thrifty.autodiff",
+    "jacfwd": "thrifty.autodiff",
+    "jacrev": "thrifty.autodiff",
+    "jvp": "thrifty.autodiff",
+    "laplacian": "thrifty.autodiff",
     "plan": "thrifty.compose",
     "remove_": "thrifty.compose",
+    "value_and_grad": "thrifty.autodiff",
+    "vjp": "thrifty.autodiff",
 }
 
 
