@@ -16,9 +16,9 @@ from thrifty.models import build
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--images", type=int, default=None, help="training images to use")
+    parser.add_argument("--images", type=int, default=None, help="so many of each split")
     arguments = parser.parse_args()
-    data = load_images("fashion-mnist-slice", limit_train=arguments.images)
+    data = load_images("fashion-mnist-slice", limit_train=arguments.images, limit_test=arguments.images)
     shared = {"mean": data.mean, "std": data.std, "seed": 0}
     torch.manual_seed(0)
     model = build("cifarnet", num_classes=10, in_channels=1, image_size=28).to(memory_format=torch.channels_last)

@@ -26,9 +26,9 @@ def loader(split: ImageSplit, mean: torch.Tensor, std: torch.Tensor, **settings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--images", type=int, default=None, help="training images to use")
+    parser.add_argument("--images", type=int, default=None, help="so many of each split")
     arguments = parser.parse_args()
-    data = load_images("fashion-mnist-slice", limit_train=arguments.images)
+    data = load_images("fashion-mnist-slice", limit_train=arguments.images, limit_test=arguments.images)
     accelerator = Accelerator(cpu=True)
     set_seed(0)
     model = build("cifarnet", num_classes=10, in_channels=1, image_size=28)

@@ -33,9 +33,9 @@ class Classifier(LightningModule):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--images", type=int, default=None, help="training images to use")
+    parser.add_argument("--images", type=int, default=None, help="so many of each split")
     arguments = parser.parse_args()
-    data = load_images("fashion-mnist-slice", limit_train=arguments.images)
+    data = load_images("fashion-mnist-slice", limit_train=arguments.images, limit_test=arguments.images)
     shared = {"mean": data.mean, "std": data.std, "seed": 0}
     seed_everything(0)
     module, callback = Classifier(), ThriftyCallback([thrifty.Reuse()])

@@ -34,9 +34,9 @@ def examples(split: ImageSplit, mean: Tensor, std: Tensor) -> list[dict[str, Ten
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--images", type=int, default=None, help="training images to use")
+    parser.add_argument("--images", type=int, default=None, help="so many of each split")
     arguments = parser.parse_args()
-    data = load_images("fashion-mnist-slice", limit_train=arguments.images)
+    data = load_images("fashion-mnist-slice", limit_train=arguments.images, limit_test=arguments.images)
     train, test = (examples(split, data.mean, data.std) for split in (data.train, data.test))
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(

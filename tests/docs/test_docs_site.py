@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import thrifty
+from thrifty.cli.main import main
 from thrifty.compose.catalog import method_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-SMALL = ["--limit-train", "256", "--limit-test", "100", "--epochs", "1", "--threads", "1"]
+SMALL = ["--limit-train", "64", "--limit-test", "30", "--batch-size", "32", "--epochs", "1", "--threads", "1"]
 
 
 def surroundings():
@@ -65,20 +66,18 @@ def shortened(words):
     return [*(word for place, word in enumerate(words) if place not in dropped), *SMALL]
 
 
-def test_blocks_of_shell_run(tmp_path):
-    """`thrifty` itself in the order of the page, on few images."""
-    for page in PAGES:
-        for block in SHELL.findall(page.read_text()):
-            for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                assert words[0] == "thrifty", f"{page.name}: only thrifty's own commands are run: {line}"
-                if words[1] == "train" and "--resume" not in words:
-                    words = shortened(words)
-                run = subprocess.run(
-                    [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=240,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
-                assert run.returncode == 0, f"{page.name}: {line}\n{run.stdout[-1000:]}{run.stderr[-2000:]}"
+@pytest.mark.parametrize("page", pages_with(SHELL))
+def test_blocks_of_shell_run(page, tmp_path, monkeypatch, capsys):
+    """`thrifty` itself, in the order of the page, on few images."""
+    monkeypatch.chdir(tmp_path)
+    for line in "".join(SHELL.findall(page.read_text())).splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "thrifty", f"only thrifty's own commands are run: {line}"
+        if words[1] == "train" and "--resume" not in words:
+            words = shortened(words)
+        with pytest.raises(SystemExit) as left:
+            main(words[1:])
+        assert left.value.code == 0, f"{line}\n{capsys.readouterr().err}"
 
 
 def test_tables_are_those_of_the_code():
