@@ -1,4 +1,4 @@
-// thrifty._native: the kernels as Python functions. The only file that includes nanobind.
+// thrifty._native: the kernels as Python functions; those of hashed layers are in module_lsh.cpp.
 //
 // Arrays come in through DLPack and are never copied or converted: each array argument is `.noconvert()`, so a wrong
 // dtype, rank, device or stride is a TypeError. Sizes that do not fit together are a ValueError raised before any
@@ -11,28 +11,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings.h"
 #include "thrifty/dispatch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using namespace thrifty::bindings;
+
+void bind_lsh(nb::module_& m);
 
 namespace {
-
-// A dense row-major array in CPU memory of dtype T and rank N; `const T` for inputs.
-template <typename T, std::size_t N>
-using Array = nb::ndarray<T, nb::ndim<N>, nb::device::cpu, nb::c_contig>;
-
-// Requires array.shape[axis] == expected, else ValueError: "sum: axis 0 has size 3, expected 4 (channels)".
-template <typename A>
-void require_size(const A& array, const char* name, std::size_t axis, std::size_t expected, const char* meaning) {
-    if (array.shape(axis) == expected) return;
-    throw std::invalid_argument(std::string(name) + ": axis " + std::to_string(axis) + " has size " +
-                                std::to_string(array.shape(axis)) + ", expected " + std::to_string(expected) + " (" +
-                                meaning + ")");
-}
-
-// Pixels, and clusters of all groups together, are numbered by int32.
-constexpr int64_t kMostPieces = 0x7fffffff;
 
 void channel_moments(Array<const float, 2> x, Array<double, 1> sum, Array<double, 1> sumsq) {
     require_size(sum, "sum", 0, x.shape(1), "channels");
@@ -69,37 +57,11 @@ void require_images(const A& array, const char* name, const thrifty::Geometry& g
                                     " pixels");
 }
 
-// Requires 0 <= value < below for all, else ValueError: a kernel would read, or write, elsewhere. One pass over what the
-// kernel is about to read with much more beside it.
-template <typename A>
-void require_below(const A& array, const char* name, int64_t below, const char* meaning) {
-    const int32_t* values = array.data();
-    const uint32_t limit = static_cast<uint32_t>(below < kMostPieces ? below : kMostPieces);
-    uint32_t wrong = 0;
-    for (std::size_t i = 0; i < array.size(); ++i) wrong |= static_cast<uint32_t>(values[i]) >= limit;
-    if (wrong)
-        throw std::invalid_argument(std::string(name) + ": holds values out of range: expected 0 to " +
-                                    std::to_string(below) + " - 1 (" + meaning + ")");
-}
-
-// Requires values that begin at zero, rise by at least `least` each, and end at `last`.
-template <typename A>
-void require_steps(const A& array, const char* name, int64_t least, int64_t last, const char* meaning) {
-    const int64_t* values = array.data();
-    bool wrong = values[0] != 0 || values[array.size() - 1] != last;
-    for (std::size_t i = 1; i < array.size(); ++i) wrong |= values[i - 1] > last || values[i] < values[i - 1] + least;
-    if (wrong)
-        throw std::invalid_argument(std::string(name) + ": expected values that rise from 0 to " +
-                                    std::to_string(last) + " (" + meaning + ")");
-}
-
 // ceil(channels / length): the pieces that a pixel is cut into.
 std::size_t pieces(std::size_t channels, std::size_t length) {
     if (length == 0) throw std::invalid_argument("length: a piece needs at least one channel");
     return (channels + length - 1) / length;
 }
-
-int64_t signed_size(std::size_t size) { return static_cast<int64_t>(size); }
 
 void cluster_mean(Array<const float, 2> x, Array<const int32_t, 2> order, Array<const int64_t, 1> starts,
                   Array<const int64_t, 1> offsets, Array<float, 2> centroids) {
@@ -238,4 +200,6 @@ NB_MODULE(_native, m) {
           "sums"_a.noconvert(), "Writes the sums of y over every cluster's members into sums (clusters, taps, outputs).");
     m.def("sign_hash", &sign_hash, "x"_a.noconvert(), "planes"_a.noconvert(), "thresholds"_a.noconvert(),
           "codes"_a.noconvert(), "Writes the hash codes (groups, pixels) of the pieces of x (pixels, channels).");
+
+    bind_lsh(m);
 }

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "thrifty/geometry.h"
+#include "thrifty/lsh_kernels.h"
 
 // X(name, parameters): every kernel returns void.
 #define THRIFTY_KERNELS(X) \
@@ -31,7 +32,8 @@
     X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
                   const Geometry* geometry, int64_t outputs, float* sums)) \
     X(sign_hash, (const float* x, int64_t rows, int64_t channels, const float* planes, const float* thresholds, \
-                  int64_t groups, int64_t length, int64_t bits, int32_t* codes))
+                  int64_t groups, int64_t length, int64_t bits, int32_t* codes)) \
+    THRIFTY_LSH_KERNELS(X)
 
 namespace thrifty {
 
