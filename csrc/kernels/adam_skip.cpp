@@ -4,9 +4,9 @@
 // History by step, index 0 unused: rate[j] = lr_j / (1 - beta1^j), root[j] = 1 / sqrt(1 - beta2^j), shrink[j] = the sum of
 // log(1 - lr_i * decay) for i <= j. A skipped step j does
 //     p = p (1 - lr_j decay) - rate_j beta1^n m / (root_j beta2^(n/2) sqrt(v) + eps),   n = j - last,
-// so the sum over j is, an entry, a sum of c_j m / (a_j r + eps) with the same c and a for the whole row. Where the a_j lie
-// close together (beta2 near one, which is the rule) two nodes of Gauss' quadrature give that sum to rounding; else it
-// is summed step by step. Steps after which beta1^n is lost to rounding are left out.
+// so the sum over j is, an entry, a sum of c_j m / (a_j r + eps) with the same c and a for the whole row. Where the a_j of a
+// run of steps lie close together (beta2 near one, which is the rule) two nodes of Gauss' quadrature give that sum to
+// rounding; a run where they do not is halved. Steps after which beta1^n is lost to rounding are left out.
 #include <cmath>
 
 #include "thrifty/kernels.h"
@@ -15,22 +15,33 @@
 namespace thrifty::THRIFTY_ISA {
 namespace {
 
-constexpr double kLost = 1e-12;      // a factor of beta1^n below this changes nothing
-constexpr double kResidual = 1e-9;   // relative error that the quadrature may have
+constexpr double kLost = 1e-11;     // a factor of beta1^n below this changes nothing
+constexpr double kResidual = 1e-9;  // relative error that the quadrature may have
+constexpr int64_t kRun = 256;       // steps summed up together
 
+// Weights c at places a, at most one a step.
 struct Nodes {
-    int count;
-    double weight[2], at[2];
+    int64_t count = 0;
+    float weight[kRun], at[kRun];
+
+    void add(double c, double a) {
+        weight[count] = static_cast<float>(c);
+        at[count++] = static_cast<float>(a);
+    }
 };
 
-// Two nodes with the first four moments of the weights c[0 .. n) at a[0 .. n); count 0 where they would not do.
-Nodes quadrature(const double* c, const double* a, int64_t n) {
+// Adds nodes that stand for the weights c[0 .. n) at a[0 .. n): two with the same first four moments where they do.
+void add_nodes(const double* c, const double* a, int64_t n, Nodes& nodes) {
+    if (n <= 2) {
+        for (int64_t i = 0; i < n; ++i) nodes.add(c[i], a[i]);
+        return;
+    }
     double total = 0.0, mean = 0.0;
     for (int64_t i = 0; i < n; ++i) {
         total += c[i];
         mean += c[i] * a[i];
     }
-    if (!(total > 0.0)) return {0, {0, 0}, {0, 0}};
+    if (!(total > 0.0)) return;  // a learning rate of zero
     mean /= total;
     double second = 0.0, third = 0.0, fourth = 0.0;
     for (int64_t i = 0; i < n; ++i) {
@@ -39,43 +50,40 @@ Nodes quadrature(const double* c, const double* a, int64_t n) {
         third += w * d * d * d;
         fourth += w * d * d * d * d;
     }
-    if (second < 1e-12) return {1, {total, 0}, {mean, mean}};
+    if (second < 1e-14) return nodes.add(total, mean);
     const double skew = third / second, residual = fourth - second * second - third * skew;
-    if (!(residual < kResidual)) return {0, {0, 0}, {0, 0}};
+    if (!(residual < kResidual)) {
+        add_nodes(c, a, n / 2, nodes);
+        add_nodes(c + n / 2, a + n / 2, n - n / 2, nodes);
+        return;
+    }
     const double spread = std::sqrt(skew * skew + 4.0 * second);
     const double high = (skew + spread) / 2.0, low = (skew - spread) / 2.0;
-    return {2, {-total * low / spread, total * high / spread}, {mean * (1.0 + high), mean * (1.0 + low)}};
+    nodes.add(-total * low / spread, mean * (1.0 + high));
+    nodes.add(total * high / spread, mean * (1.0 + low));
 }
 
-// p = p keep - sum over the nodes of weight m / (at r + eps). An entry without momentum stays, also where eps is zero.
-void move_by_nodes(const Nodes& nodes, float keep, float eps, int64_t channels, float* __restrict p,
-                   const float* __restrict m, const float* __restrict v) {
-    const float w0 = static_cast<float>(nodes.weight[0]), a0 = static_cast<float>(nodes.at[0]);
-    const float w1 = static_cast<float>(nodes.weight[1]), a1 = static_cast<float>(nodes.at[1]);
-    for (int64_t e = 0; e < channels; ++e) {
-        const float r = std::sqrt(v[e]);
-        const float by = m[e] * (w0 / (a0 * r + eps) + w1 / (a1 * r + eps));
-        p[e] = p[e] * keep - (m[e] == 0.0f ? 0.0f : by);
+// p = p keep - m times the sum over the nodes of weight / (at sqrt(v) + eps). An entry without momentum stays, also where
+// eps is zero.
+void move(const Nodes& nodes, float keep, float eps, int64_t channels, float* __restrict p, const float* __restrict m,
+          const float* __restrict v) {
+    constexpr int64_t kPart = 64;
+    for (int64_t first = 0; first < channels; first += kPart) {
+        const int64_t width = channels - first < kPart ? channels - first : kPart;
+        float r[kPart], by[kPart];
+        for (int64_t e = 0; e < width; ++e) {
+            r[e] = std::sqrt(v[first + e]);
+            by[e] = 0.0f;
+        }
+        for (int64_t i = 0; i < nodes.count; ++i) {
+            const float weight = nodes.weight[i], at = nodes.at[i];
+            for (int64_t e = 0; e < width; ++e) by[e] += weight / (at * r[e] + eps);
+        }
+        for (int64_t e = 0; e < width; ++e) {
+            const float moving = m[first + e];
+            p[first + e] = p[first + e] * keep - (moving == 0.0f ? 0.0f : moving * by[e]);
+        }
     }
-}
-
-struct Skipped {
-    int64_t since, now, steps;
-    const double *rate, *root, *shrink;
-    double beta1, root_beta2, eps;
-};
-
-// How far the skipped steps move one entry, step by step.
-double moved(const Skipped& s, float m, float v) {
-    if (m == 0.0f) return 0.0;
-    const double r = std::sqrt(static_cast<double>(v));
-    double sum = 0.0, fade1 = 1.0, fade2 = 1.0;
-    for (int64_t j = s.since + 1; j <= s.since + s.steps; ++j) {
-        fade1 *= s.beta1;
-        fade2 *= s.root_beta2;
-        sum += s.rate[j] * fade1 * std::exp(s.shrink[s.now] - s.shrink[j]) / (s.root[j] * fade2 * r + s.eps);
-    }
-    return sum * static_cast<double>(m);
 }
 
 }  // namespace
@@ -90,33 +98,29 @@ void adam_skip(const int64_t* rows, int64_t count, int64_t channels, int64_t now
         const int64_t row = rows[i], since = last[row], skipped = now - since;
         if (skipped <= 0) continue;
         last[row] = static_cast<int32_t>(now);
-        float *pr = p + row * channels, *mr = m + row * channels, *vr = v + row * channels;
-        const double kept = std::exp(shrink[now] - shrink[since]);
+        float *__restrict pr = p + row * channels, *__restrict mr = m + row * channels;
+        float* __restrict vr = v + row * channels;
+        float keep = static_cast<float>(std::exp(shrink[now] - shrink[since]));
         if (since == 0) {  // never had a gradient: m and v are zero
-            for (int64_t e = 0; kept != 1.0 && e < channels; ++e) pr[e] *= static_cast<float>(kept);
+            for (int64_t e = 0; keep != 1.0f && e < channels; ++e) pr[e] *= keep;
             continue;
         }
         const int64_t n = skipped < most ? skipped : most;
-        double c[512], a[512];
-        double fade1 = 1.0, fade2 = 1.0;
-        const bool few = n <= 512;
-        Nodes nodes{0, {0, 0}, {0, 0}};
-        if (few) {
-            for (int64_t j = 0; j < n; ++j) {
+        const bool shrinks = shrink[now] != shrink[since];
+        double c[kRun], a[kRun], fade1 = 1.0, fade2 = 1.0;
+        for (int64_t first = 0; first < n; first += kRun) {
+            const int64_t run = n - first < kRun ? n - first : kRun;
+            for (int64_t j = 0; j < run; ++j) {
+                const int64_t step = since + 1 + first + j;
                 fade1 *= beta1;
                 fade2 *= root_beta2;
-                const int64_t step = since + 1 + j;
-                c[j] = rate[step] * fade1 * std::exp(shrink[now] - shrink[step]);
+                c[j] = rate[step] * fade1 * (shrinks ? std::exp(shrink[now] - shrink[step]) : 1.0);
                 a[j] = root[step] * fade2;
             }
-            nodes = quadrature(c, a, n);
-        }
-        const float keep = static_cast<float>(kept);
-        if (nodes.count > 0) {
-            move_by_nodes(nodes, keep, static_cast<float>(eps), channels, pr, mr, vr);
-        } else {
-            const Skipped skip{since, now, n, rate, root, shrink, beta1, root_beta2, eps};
-            for (int64_t e = 0; e < channels; ++e) pr[e] = pr[e] * keep - static_cast<float>(moved(skip, mr[e], vr[e]));
+            Nodes nodes;
+            add_nodes(c, a, run, nodes);
+            move(nodes, keep, static_cast<float>(eps), channels, pr, mr, vr);
+            keep = 1.0f;
         }
         const float fade_m = static_cast<float>(std::pow(beta1, static_cast<double>(skipped)));
         const float fade_v = static_cast<float>(std::pow(beta2, static_cast<double>(skipped)));

@@ -14,6 +14,14 @@ namespace {
 
 inline void put(int32_t* slot, int32_t id) { __atomic_store_n(slot, id, __ATOMIC_RELAXED); }
 
+constexpr int64_t kAhead = 8;
+
+inline void touch(const int32_t* slots, const int32_t* sizes, const int32_t* seen, int64_t b, int64_t capacity) {
+    for (int64_t at = 0; at < capacity; at += 16) __builtin_prefetch(slots + b * capacity + at, 1);
+    __builtin_prefetch(sizes + b, 1);
+    __builtin_prefetch(seen + b, 1);
+}
+
 // Takes `id` out of a bucket; in fifo order the others keep theirs.
 inline void take_out(int32_t* bucket, int32_t* size, int32_t* seen, int32_t id, int32_t capacity, bool fifo) {
     *seen = *seen > 0 ? *seen - 1 : 0;
@@ -52,7 +60,17 @@ void table_update(const int64_t* rows, const int32_t* fresh, int64_t first, int6
                   int32_t* sizes, int32_t* seen, int32_t* codes) {
 #pragma omp parallel for schedule(static) if (count * tables > 256)
     for (int64_t t = 0; t < tables; ++t) {
+        const int64_t far = rows == nullptr ? 0 : 2 * kAhead;  // memory is asked for before it is needed
         for (int64_t i = 0; i < count; ++i) {
+            if (far && i + far < count) __builtin_prefetch(codes + t * classes + rows[i + far]);
+            if (i + kAhead < count) {
+                const int64_t next = rows == nullptr ? first + i + kAhead : rows[i + kAhead];
+                const int64_t from = codes[t * classes + next], to = fresh[(i + kAhead) * tables + t];
+                if (from != to) {
+                    touch(slots, sizes, seen, t * buckets + to, capacity);
+                    if (from >= 0 && from < buckets) touch(slots, sizes, seen, t * buckets + from, capacity);
+                }
+            }
             const int64_t row = rows == nullptr ? first + i : rows[i];
             const int32_t id = static_cast<int32_t>(row), code = fresh[i * tables + t];
             int32_t* old = codes + t * classes + row;

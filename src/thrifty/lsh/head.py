@@ -1,0 +1,313 @@
+"""HashedHead: the weights of a wide output layer, the index over them, and the choice of classes for a batch.
+
+A training step computes one set of classes for the whole batch: the head that the tables and the labels name, and a
+random tail that stands for all other classes with a weight (see `ops.active_set`). Scores of the set are one matrix
+product. Rows changed by the optimizer since are hashed again when the next batches come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.core.errors import CheckpointError, UsageError
+from thrifty.lsh.hashing import Hashing
+from thrifty.lsh.index import ClassIndex
+from thrifty.lsh.stages import Stages
+from thrifty.ops.active_set import ActiveSet
+from thrifty.ops.take_rows import take_rows
+
+DRIFT_EVERY = 64  # training steps between two looks at the drift
+DENSE_SHARE = 0.5  # from this share of active classes on, all of them cost no more
+
+
+class Readers(list[Callable[..., None]]):
+    """Who wants to know which rows are about to be read: lazy optimizers. A copy of a layer has none."""
+
+    def __deepcopy__(self, memo: Any) -> Readers:
+        return Readers()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Readers, ()
+
+
+class Chosen(NamedTuple):
+    """Scores (R, A) of the chosen classes, `ids` int64 (A,) ascending; the tail's weight is in the scores as a
+    logarithm.
+    """
+
+    scores: Tensor
+    ids: Tensor
+
+
+class HashedHead(nn.Module):
+    """Weight (N, D) and bias (N,) of `nn.Linear(in_features, n_classes)`, with its state_dict keys, and an index.
+
+    Args:
+        in_features: D.
+        n_classes: N.
+        bias: whether there is one.
+        active: classes taken from the hash tables in a training step, at most.
+        tail: classes drawn at random in a training step, to stand for all the rest. 0 leaves the rest out, as SLIDE
+            does; the loss is then too small by what was not found.
+        hashing: settings of the tables.
+        sparse: whether gradients hold the active rows alone, for the lazy optimizers and `torch.optim.SparseAdam`.
+        device, dtype: as `nn.Linear`.
+
+    Attributes:
+        stages: seconds by stage since the last reset (`hash`, `query`, `gather`, `gemm`, `refresh`, `rebuild`).
+        last: head and tail of the last training step, or None.
+
+    Raises:
+        UsageError: for sizes that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        n_classes: int,
+        bias: bool = True,
+        *,
+        active: int = 1024,
+        tail: int = 1024,
+        hashing: Hashing | None = None,
+        sparse: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if in_features < 1 or n_classes < 1:
+            raise UsageError(f"a layer needs at least one feature and one class, got {in_features} and {n_classes}")
+        if active < 0 or tail < 0:
+            raise UsageError(f"active and tail must be from 0 on, got {active} and {tail}")
+        self.in_features, self.n_classes, self.active, self.tail = in_features, n_classes, active, tail
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.empty(n_classes, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
+        self.hashing = hashing or Hashing()
+        self.readers = Readers()
+        self.stages = Stages()
+        self.last: ActiveSet | None = None
+        self._forget()
+        self.reset_parameters()
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **settings: Any) -> Self:
+        """The loss over the outputs of `linear`, which goes on to hold the very same parameters."""
+        made = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", **settings)
+        made.weight, made.bias = linear.weight, linear.bias
+        return made.train(linear.training)
+
+    def reset_parameters(self) -> None:
+        """As `nn.Linear`."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """Sizes, for `repr`."""
+        return f"{self.in_features}, {self.n_classes}, active={self.active}, tail={self.tail}"
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory besides weights: tables and scratch."""
+        return 0 if self.index is None else self.index.bytes
+
+    @property
+    def log_weight(self) -> float:
+        """The logarithm of what a class of the last step's tail stands for, (N - |head|) / |tail|."""
+        found = self.last
+        return math.log((self.n_classes - found.head) / found.tail) if found is not None and found.tail else 0.0
+
+    def scores(self, x: Tensor) -> Tensor:
+        """All scores (..., N): the dense layer."""
+        self.read(None)
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def rebuild(self) -> None:
+        """Fill the tables anew from the weights: after weights were changed by hand. Raises NonFiniteError."""
+        self.read(None)
+        with self.stages.timed("rebuild"):
+            if self.index is None:
+                self.index = ClassIndex(self.hashing, self.n_classes, self.in_features)
+            self.index.rebuild(self.weight, self.bias)
+            self._changed.clear()
+
+    def read(self, rows: Tensor | None) -> None:
+        """Tell the readers that these rows (each once; None: all) are about to be read."""
+        if self.readers:
+            with self.stages.timed("optimizer"), torch.no_grad():
+                for reader in self.readers:
+                    reader(self.weight, rows, unique=True)
+                    if self.bias is not None:
+                        reader(self.bias, rows, unique=True)
+
+    def choose(self, x_RD: Tensor, forced: Tensor) -> Chosen:
+        """Scores of a batch's head and tail, for queries (R, D); `forced` int64 classes are always of the head.
+
+        Raises:
+            NonFiniteError: for NaN or infinity in the queries or, at a rebuild, in the weights.
+        """
+        active, tail = min(self.active, self.n_classes), min(self.tail, self.n_classes)
+        if active + tail + forced.numel() >= DENSE_SHARE * self.n_classes and tail:
+            self.last = ActiveSet(torch.arange(self.n_classes), torch.zeros(self.n_classes, dtype=torch.bool),
+                                  self.n_classes, 0)  # fmt: skip
+            with self.stages.timed("gemm"):
+                return Chosen(self.scores(x_RD), self.last.ids)
+        index = self._follow()
+        with self.stages.timed("hash"):
+            codes = index.query_codes(x_RD)
+        with self.stages.timed("query"):
+            found = index.active(codes, forced, active, tail, self._step)
+        self._step += 1
+        self.last = found
+        # Rows of the tail move little, and others each time: hashing them again is left to the look at the drift.
+        self._changed.append(found.ids[~found.drawn])
+        return Chosen(self._scores_of(x_RD, found), found.ids)
+
+    def _scores_of(self, x_RD: Tensor, found: ActiveSet) -> Tensor:
+        self.read(found.ids)
+        with self.stages.timed("gather"):
+            weight_AD = take_rows(self.weight, found.ids, self.sparse)
+            offset_A = None if self.bias is None else take_rows(self.bias, found.ids, self.sparse)
+        with self.stages.timed("gemm"):
+            if found.tail:
+                correction = found.drawn.to(x_RD.dtype) * self.log_weight
+                offset_A = correction if offset_A is None else offset_A + correction
+            return nn.functional.linear(x_RD, weight_AD, offset_A)
+
+    def topk(
+        self, x: Tensor, k: int, *, probes: int = 8, candidates: int = 4096, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The k classes with the largest scores for queries (..., D): values and ids (..., k), best first.
+
+        Args:
+            x: queries.
+            k: from 1 to N.
+            probes: buckets that a query looks into in each table: more find more and take longer.
+            candidates: classes that are scored exactly, at most.
+            exact: score all classes instead.
+
+        Where fewer than k candidates are found, the query is answered exactly.
+
+        Raises:
+            UsageError: for a k out of range.
+        """
+        if not 1 <= k <= self.n_classes:
+            raise UsageError(f"topk: k must be from 1 to the {self.n_classes} classes, got {k}")
+        with torch.no_grad():
+            flat = x.detach().reshape(-1, self.in_features)
+            if exact:
+                found = self.scores(flat).topk(k, dim=1)
+                values, ids = found.values, found.indices
+            else:
+                self.read(None)
+                index = self._follow()
+                probes = 1 if self.hashing.family == "wta" else probes
+                flat = flat.float()
+                values, ids = index.topk(flat, self.weight, self.bias, k, probes, min(candidates, self.n_classes))
+                short = (ids[:, -1] < 0).nonzero().flatten()
+                if len(short):
+                    rest = nn.functional.linear(flat[short], self.weight.float(), _float(self.bias)).topk(k, dim=1)
+                    values[short], ids[short] = rest.values, rest.indices
+            return values.view(*x.shape[:-1], k), ids.view(*x.shape[:-1], k)
+
+    def _follow(self) -> ClassIndex:
+        """The index, brought up to what training has changed, and rebuilt where it is due."""
+        if self.index is None:
+            self.rebuild()
+        assert self.index is not None
+        if not self.training:
+            self._refresh()
+            return self.index
+        due = self._rebuild_at and self._step >= self._rebuild_at
+        if not due and self.hashing.drift < 1 and self._step and self._step % DRIFT_EVERY == 0:
+            self._refresh()
+            due = self.index.drift(self.weight, self.bias, self._step) > self.hashing.drift
+        if due:
+            self.rebuild()
+            if self._rebuild_at:
+                self._wait *= self.hashing.rebuild_growth
+                self._rebuild_at = self._step + int(self._wait)
+        elif len(self._changed) >= self.hashing.refresh_every:
+            self._refresh()
+        return self.index
+
+    def _refresh(self) -> None:
+        if not self._changed or self.index is None:
+            return
+        with self.stages.timed("refresh"):
+            rows = self._changed[0] if len(self._changed) == 1 else torch.cat(self._changed).unique()
+            self.index.refresh(rows, self.weight, self.bias)
+            self._changed.clear()
+
+    def _forget(self) -> None:
+        """Start as with new weights."""
+        self.index: ClassIndex | None = None
+        self._changed: list[Tensor] = []
+        self._step = 0
+        self._wait = float(self.hashing.rebuild_first)
+        self._rebuild_at = self.hashing.rebuild_first
+
+    def index_state(self) -> dict[str, Any]:
+        """What a resumed training needs besides the weights, to go on bit for bit: counters and tables.
+
+        Without it the tables are built from the loaded weights, and the training goes on as well, on other random
+        classes.
+        """
+        state: dict[str, Any] = {
+            "classes": self.n_classes, "features": self.in_features, "seed": self.hashing.seed,
+            "family": self.hashing.family, "step": self._step, "wait": self._wait, "rebuild_at": self._rebuild_at,
+            "changed": [rows.clone() for rows in self._changed],
+        }  # fmt: skip
+        if self.index is not None and self.index.tables is not None:
+            state["tables"] = self.index.state()
+        return state
+
+    def load_index_state(self, state: dict[str, Any]) -> None:
+        """Take over such a state, after the weights.
+
+        Raises:
+            CheckpointError: when it is damaged, or of a layer of other sizes, hash family or seed; nothing is changed.
+        """
+        mine = (self.n_classes, self.in_features, self.hashing.seed, self.hashing.family)
+        try:
+            theirs = tuple(state[name] for name in ("classes", "features", "seed", "family"))
+            if theirs != mine:
+                raise CheckpointError(
+                    f"the tables are of another layer: classes, features, seed and family {theirs}, here {mine}; "
+                    "leave them out, and they are built from the weights"
+                )
+            index = None
+            if "tables" in state:
+                index = ClassIndex(self.hashing, self.n_classes, self.in_features)
+                index.load_state(state["tables"])
+            step, wait, rebuild_at = int(state["step"]), float(state["wait"]), int(state["rebuild_at"])
+            changed = [rows.clone() for rows in state["changed"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"the tables' state is damaged ({error!r}); leave it out, and they are built from the weights"
+            ) from error
+        self.index, self._step, self._wait, self._rebuild_at, self._changed = index, step, wait, rebuild_at, changed
+
+    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*args, **keywords)
+        self._forget()  # tables of the old weights; made anew at the next use
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise UsageError unless all labels are whole numbers in [0, classes)."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UsageError(f"labels must be whole numbers, got {labels.dtype}")
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        wrong = labels[(labels < 0) | (labels >= classes)].flatten()[0]
+        raise UsageError(f"a label is {int(wrong)}: expected 0 to {classes - 1} ({classes} classes)")
+
+
+def _float(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float()
