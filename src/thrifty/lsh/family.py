@@ -129,3 +129,11 @@ def draw_family(hashing: Hashing, features: int, sizes: Sizes, classes_RD: Tenso
     if hashing.family == "sparse":
         return SparseSimHash(features, sizes, seed)
     return SimHash(features, sizes, seed, classes_RD if hashing.family == "fitted" else None)
+
+
+def draw_macs(hashing: Hashing, features: int, sizes: Sizes) -> int:
+    """What `draw_family(...).macs` will be, without drawing."""
+    planes = sizes.tables * sizes.bits
+    if hashing.family == "wta":
+        return planes * WTA_SIZE
+    return planes * (min(SPARSE_ENTRIES, features) if hashing.family == "sparse" else features)

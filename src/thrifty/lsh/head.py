@@ -8,31 +8,24 @@ product. Rows changed by the optimizer since are hashed again when the next batc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from thrifty.core.errors import CheckpointError, UsageError
-from thrifty.lsh.hashing import Hashing
+from thrifty.core.errors import UsageError
+from thrifty.lsh.cost import SlowerThanDenseWarning, predict_head
+from thrifty.lsh.hashing import Hashing, sizes_for
 from thrifty.lsh.index import ClassIndex
+from thrifty.lsh.readers import Readers
+from thrifty.lsh.resume import Resumable
 from thrifty.lsh.stages import Stages
 from thrifty.ops.active_set import ActiveSet
 from thrifty.ops.take_rows import take_rows
 
 DRIFT_EVERY = 64  # training steps between two looks at the drift
-DENSE_SHARE = 0.5  # from this share of active classes on, all of them cost no more
-
-
-class Readers(list[Callable[..., None]]):
-    """Who wants to know which rows are about to be read: lazy optimizers. A copy of a layer has none."""
-
-    def __deepcopy__(self, memo: Any) -> Readers:
-        return Readers()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Readers, ()
+WHEN = ("auto", "hashed", "dense")
 
 
 class Chosen(NamedTuple):
@@ -44,7 +37,7 @@ class Chosen(NamedTuple):
     ids: Tensor
 
 
-class HashedHead(nn.Module):
+class HashedHead(Resumable, nn.Module):
     """Weight (N, D) and bias (N,) of `nn.Linear(in_features, n_classes)`, with its state_dict keys, and an index.
 
     Args:
@@ -55,6 +48,8 @@ class HashedHead(nn.Module):
         tail: classes drawn at random in a training step, to stand for all the rest. 0 leaves the rest out, as SLIDE
             does; the loss is then too small by what was not found.
         hashing: settings of the tables.
+        when: `auto` computes all classes where that is predicted to be faster (see `lsh.cost`), `hashed` never does and
+            warns, once, where it should have; `dense` always does.
         sparse: whether gradients hold the active rows alone, for the lazy optimizers and `torch.optim.SparseAdam`.
         device, dtype: as `nn.Linear`.
 
@@ -66,6 +61,8 @@ class HashedHead(nn.Module):
         UsageError: for sizes that cannot be meant.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -75,6 +72,7 @@ class HashedHead(nn.Module):
         active: int = 1024,
         tail: int = 1024,
         hashing: Hashing | None = None,
+        when: str = "auto",
         sparse: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -85,21 +83,29 @@ class HashedHead(nn.Module):
         if active < 0 or tail < 0:
             raise UsageError(f"active and tail must be from 0 on, got {active} and {tail}")
         self.in_features, self.n_classes, self.active, self.tail = in_features, n_classes, active, tail
-        self.sparse = sparse
+        if when not in WHEN:
+            raise UsageError(f"when is {when!r}: choose one of {', '.join(WHEN)}")
+        self.when, self.sparse = when, sparse
         self.weight = nn.Parameter(torch.empty(n_classes, in_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
+        made = nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", made)
         self.hashing = hashing or Hashing()
         self.readers = Readers()
         self.stages = Stages()
         self.last: ActiveSet | None = None
-        self._forget()
+        self._warned = False
+        self.index: ClassIndex | None = None
+        self._changed: list[Tensor] = []
+        self._step = 0
+        self._wait, self._rebuild_at = float(self.hashing.rebuild_first), self.hashing.rebuild_first
         self.reset_parameters()
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **settings: Any) -> Self:
         """The loss over the outputs of `linear`, which goes on to hold the very same parameters."""
         made = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", **settings)
-        made.weight, made.bias = linear.weight, linear.bias
+        made.register_parameter("weight", linear._parameters["weight"])
+        made.register_parameter("bias", linear._parameters["bias"])
         return made.train(linear.training)
 
     def reset_parameters(self) -> None:
@@ -154,7 +160,7 @@ class HashedHead(nn.Module):
             NonFiniteError: for NaN or infinity in the queries or, at a rebuild, in the weights.
         """
         active, tail = min(self.active, self.n_classes), min(self.tail, self.n_classes)
-        if active + tail + forced.numel() >= DENSE_SHARE * self.n_classes and tail:
+        if self._dense_is_faster(len(x_RD), min(self.n_classes, active + tail + forced.numel())):
             self.last = ActiveSet(torch.arange(self.n_classes), torch.zeros(self.n_classes, dtype=torch.bool),
                                   self.n_classes, 0)  # fmt: skip
             with self.stages.timed("gemm"):
@@ -169,6 +175,21 @@ class HashedHead(nn.Module):
         # Rows of the tail move little, and others each time: hashing them again is left to the look at the drift.
         self._changed.append(found.ids[~found.drawn])
         return Chosen(self._scores_of(x_RD, found), found.ids)
+
+    def _dense_is_faster(self, rows: int, active: int) -> bool:
+        if self.when == "dense":
+            return True
+        size = sizes_for(self.hashing, self.n_classes, self.in_features)
+        found = predict_head(rows, self.in_features, self.n_classes, active, size, self.hashing.probes)
+        if not found.pays and self.when == "hashed" and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"hashing {self.n_classes} classes is predicted to take {found.hashed_s * 1e3:.2f} ms a step, dense "
+                f"{found.dense_s * 1e3:.2f} ms; when='auto' takes the faster one",
+                SlowerThanDenseWarning,
+                stacklevel=5,
+            )
+        return not found.pays and self.when == "auto"
 
     def _scores_of(self, x_RD: Tensor, found: ActiveSet) -> Tensor:
         self.read(found.ids)
@@ -248,65 +269,12 @@ class HashedHead(nn.Module):
 
     def _forget(self) -> None:
         """Start as with new weights."""
-        self.index: ClassIndex | None = None
-        self._changed: list[Tensor] = []
-        self._step = 0
-        self._wait = float(self.hashing.rebuild_first)
-        self._rebuild_at = self.hashing.rebuild_first
-
-    def index_state(self) -> dict[str, Any]:
-        """What a resumed training needs besides the weights, to go on bit for bit: counters and tables.
-
-        Without it the tables are built from the loaded weights, and the training goes on as well, on other random
-        classes.
-        """
-        state: dict[str, Any] = {
-            "classes": self.n_classes, "features": self.in_features, "seed": self.hashing.seed,
-            "family": self.hashing.family, "step": self._step, "wait": self._wait, "rebuild_at": self._rebuild_at,
-            "changed": [rows.clone() for rows in self._changed],
-        }  # fmt: skip
-        if self.index is not None and self.index.tables is not None:
-            state["tables"] = self.index.state()
-        return state
-
-    def load_index_state(self, state: dict[str, Any]) -> None:
-        """Take over such a state, after the weights.
-
-        Raises:
-            CheckpointError: when it is damaged, or of a layer of other sizes, hash family or seed; nothing is changed.
-        """
-        mine = (self.n_classes, self.in_features, self.hashing.seed, self.hashing.family)
-        try:
-            theirs = tuple(state[name] for name in ("classes", "features", "seed", "family"))
-            if theirs != mine:
-                raise CheckpointError(
-                    f"the tables are of another layer: classes, features, seed and family {theirs}, here {mine}; "
-                    "leave them out, and they are built from the weights"
-                )
-            index = None
-            if "tables" in state:
-                index = ClassIndex(self.hashing, self.n_classes, self.in_features)
-                index.load_state(state["tables"])
-            step, wait, rebuild_at = int(state["step"]), float(state["wait"]), int(state["rebuild_at"])
-            changed = [rows.clone() for rows in state["changed"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(
-                f"the tables' state is damaged ({error!r}); leave it out, and they are built from the weights"
-            ) from error
-        self.index, self._step, self._wait, self._rebuild_at, self._changed = index, step, wait, rebuild_at, changed
+        self.index, self._changed, self._step = None, [], 0
+        self._wait, self._rebuild_at = float(self.hashing.rebuild_first), self.hashing.rebuild_first
 
     def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*args, **keywords)
         self._forget()  # tables of the old weights; made anew at the next use
-
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Raise UsageError unless all labels are whole numbers in [0, classes)."""
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError(f"labels must be whole numbers, got {labels.dtype}")
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        wrong = labels[(labels < 0) | (labels >= classes)].flatten()[0]
-        raise UsageError(f"a label is {int(wrong)}: expected 0 to {classes - 1} ({classes} classes)")
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

@@ -92,10 +92,11 @@ class ClassIndex:
         self.rebuilds += 1
 
     @torch.no_grad()
-    def refresh(self, rows: Tensor, weight_ND: Tensor, bias_N: Tensor | None) -> None:
-        """Hash `rows` (int64, each once) again and move them where they now belong."""
+    def refresh(self, rows: Tensor | range, weight_ND: Tensor, bias_N: Tensor | None) -> None:
+        """Hash `rows` (int64, each once, or a range) again and move them where they now belong."""
         tables = self.built()
-        codes = tables.family.class_codes(self._rows(weight_ND, bias_N, rows, tables.centre))
+        some = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        codes = tables.family.class_codes(self._rows(weight_ND, bias_N, some, tables.centre))
         table_update(rows, codes, self._fifo, self._seed, *tables[2:])
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ another way calls `flush()` before.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ class LazyOptimizer(torch.optim.Optimizer):
         """Make the state of a parameter at its first gradient."""
         raise NotImplementedError
 
-    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: tuple[Any, ...]) -> None:
+    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: Any) -> None:
         """Bring rows up to `state["step"]`."""
         raise NotImplementedError
 
@@ -53,7 +54,7 @@ class LazyOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # as torch's own
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one step for every parameter with a gradient.
 
         Raises:
@@ -101,12 +102,12 @@ class LazyOptimizer(torch.optim.Optimizer):
         """
         for module in model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
-                module.register_forward_pre_hook(self._before_embedding)
-            elif hasattr(module, "readers"):
-                module.readers.append(self.catch_up)
-        model.register_state_dict_pre_hook(lambda *_: self.flush())
+                module.register_forward_pre_hook(_BeforeEmbedding(self))
+            elif isinstance(readers := getattr(module, "readers", None), list):
+                readers.append(self.catch_up)
+        model.register_state_dict_pre_hook(_BeforeState(self))
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state; torch would turn counters and histories into the parameters' dtype."""
         super().load_state_dict(dict(state_dict))
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
@@ -115,9 +116,6 @@ class LazyOptimizer(torch.optim.Optimizer):
             for key in _EXACT:
                 if key in state_dict["state"].get(index, {}):
                     self.state[p][key] = state_dict["state"][index][key].to(p.device).clone()
-
-    def _before_embedding(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.catch_up(module.weight, inputs[0])  # type: ignore[arg-type]
 
     def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
@@ -137,6 +135,33 @@ class LazyOptimizer(torch.optim.Optimizer):
         self.skip(matrix_of(p), rows, state, settings)
         state["step"] += 1
         self.move(matrix_of(p), rows, gradient, state, group)
+
+
+class _Hook:
+    """A hook of a model that knows an optimizer. It keeps neither alive, and copies of the model have none."""
+
+    def __init__(self, optimizer: LazyOptimizer | None = None) -> None:
+        self.optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+class _BeforeEmbedding(_Hook):
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            optimizer.catch_up(module.weight, inputs[0])  # type: ignore[arg-type]
+
+
+class _BeforeState(_Hook):
+    def __call__(self, *_: Any) -> None:
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            optimizer.flush()
 
 
 def grown(history: Tensor, step: int) -> Tensor:
@@ -165,6 +190,12 @@ def _rows_and_gradient(p: Tensor, name: str) -> tuple[Tensor, Tensor]:
         raise UsageError(
             f"{name} takes sparse gradients of rows, got one with {gradient.sparse_dim()} sparse dimensions"
         )
-    gradient = gradient.coalesce()
-    values = gradient.values()
-    return gradient.indices()[0], values.reshape(len(values), -1).to(p.dtype)
+    if not _ascending(gradient._indices()[0]):
+        gradient = gradient.coalesce()
+    values = gradient._values()
+    return gradient._indices()[0], values.reshape(len(values), -1).to(p.dtype)
+
+
+def _ascending(rows: Tensor) -> bool:
+    """Whether each row occurs once, in order: then there is nothing to sum up, whatever the tensor's flag says."""
+    return bool((rows[1:] > rows[:-1]).all())

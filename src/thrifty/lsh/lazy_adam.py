@@ -41,12 +41,11 @@ class LazyAdamW(LazyOptimizer):
         state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
         state["history"] = torch.zeros(3, 64, dtype=torch.float64)
 
-    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: tuple[Any, ...]) -> None:
+    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: Any) -> None:
         """Bring rows up to date."""
-        adam_skip(
-            rows, state["step"], AdamHistory(*state["history"]), *settings, p_ND, state["exp_avg"],
-            state["exp_avg_sq"], state["last"],
-        )  # fmt: skip
+        beta1, beta2, eps = settings
+        first, second, last = state["exp_avg"], state["exp_avg_sq"], state["last"]
+        adam_skip(rows, state["step"], AdamHistory(*state["history"]), beta1, beta2, eps, p_ND, first, second, last)
 
     def move(self, p_ND: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Do one step, and write down what it was."""

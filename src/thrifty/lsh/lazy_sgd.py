@@ -43,13 +43,17 @@ class LazySGD(LazyOptimizer):
         state["momentum_buffer"] = torch.zeros_like(matrix_of(p))
         state["history"] = torch.zeros(1, 64, dtype=torch.float64)
 
-    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: tuple[Any, ...]) -> None:
+    def skip(self, p_ND: Tensor, rows: Tensor, state: dict[str, Any], settings: Any) -> None:
         """Bring rows up to date."""
-        sgd_skip(rows, state["step"], state["history"][0], *settings, p_ND, state["momentum_buffer"], state["last"])
+        momentum, decay, nesterov = settings
+        buffer, last = state["momentum_buffer"], state["last"]
+        sgd_skip(rows, state["step"], state["history"][0], momentum, decay, nesterov, p_ND, buffer, last)
 
     def move(self, p_ND: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Do one step, and write down its learning rate."""
         now, lr = state["step"], float(group["lr"])
         history = state["history"] = grown(state["history"], now)
         history[0, now] = lr
-        sgd_rows(rows, gradient, now, lr, *self.settings(group), p_ND, state["momentum_buffer"], state["last"])
+        momentum, decay, nesterov = self.settings(group)
+        buffer, last = state["momentum_buffer"], state["last"]
+        sgd_rows(rows, gradient, now, lr, momentum, decay, nesterov, p_ND, buffer, last)

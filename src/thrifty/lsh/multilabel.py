@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
-from thrifty.lsh.head import HashedHead, check_labels
+from thrifty.lsh.head import HashedHead
+from thrifty.lsh.labels import check_labels
 
 LOSSES = ("softmax", "bce")
 
@@ -22,7 +23,9 @@ LOSSES = ("softmax", "bce")
 class LSHMultiLabelLoss(HashedHead):
     """Loss over several labels a row. Settings: see `HashedHead`, and `loss`: `softmax` or `bce`."""
 
-    def __init__(self, in_features: int, n_classes: int, bias: bool = True, *, loss: str = "softmax", **settings: Any):
+    def __init__(
+        self, in_features: int, n_classes: int, bias: bool = True, *, loss: str = "softmax", **settings: Any
+    ) -> None:
         if loss not in LOSSES:
             raise UsageError(f"loss is {loss!r}: choose one of {', '.join(LOSSES)}")
         super().__init__(in_features, n_classes, bias, **settings)
@@ -44,8 +47,8 @@ class LSHMultiLabelLoss(HashedHead):
         """
         if x.dim() != 2 or x.shape[1] != self.in_features or offsets.shape != (x.shape[0] + 1,) or labels.dim() != 1:
             raise UsageError(
-                f"queries {tuple(x.shape)}, labels {tuple(labels.shape)} and offsets {tuple(offsets.shape)} do not fit: "
-                f"expected (R, {self.in_features}), (labels,) and (R + 1,)"
+                f"queries {tuple(x.shape)}, labels {tuple(labels.shape)} and offsets {tuple(offsets.shape)} do not "
+                f"fit: expected (R, {self.in_features}), (labels,) and (R + 1,)"
             )
         counts = offsets.diff()
         if int(offsets[0]) != 0 or int(offsets[-1]) != labels.numel() or bool((counts < 0).any()):

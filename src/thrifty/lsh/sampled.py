@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
 from thrifty.core.seeds import derive_seed
-from thrifty.lsh.head import HashedHead, check_labels
+from thrifty.lsh.head import HashedHead
+from thrifty.lsh.labels import one_label_a_row
 from thrifty.ops.take_rows import take_rows
 
 DISTRIBUTIONS = ("uniform", "log-uniform")
@@ -39,7 +40,6 @@ class SampledSoftmaxLoss(HashedHead):
         UsageError: for settings that cannot be meant.
     """
 
-    ignore_index = -100
     log_q: Tensor
     cumulative: Tensor
 
@@ -61,23 +61,12 @@ class SampledSoftmaxLoss(HashedHead):
 
     @torch.compiler.disable
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of queries (..., D) with labels (...) in [0, N) or `ignore_index`.
+        """The mean loss of queries (..., D) with labels (...) in [0, N), or -100 for none.
 
         Raises:
             UsageError: for shapes that do not fit, labels out of range, and no label at all.
         """
-        if x.shape[-1] != self.in_features or x.shape[:-1] != labels.shape:
-            raise UsageError(
-                f"queries {tuple(x.shape)} and labels {tuple(labels.shape)} do not fit: expected (..., "
-                f"{self.in_features}) and (...)"
-            )
-        x_RD, labels_R = x.reshape(-1, self.in_features), labels.reshape(-1)
-        counts = labels_R != self.ignore_index
-        if not bool(counts.all()):
-            x_RD, labels_R = x_RD[counts], labels_R[counts]
-        if not labels_R.numel():
-            raise UsageError("the batch has no label: leave such batches out")
-        check_labels(labels_R, self.n_classes)
+        x_RD, labels_R = one_label_a_row(x, labels, self.in_features, self.n_classes)
         if not self.training:
             return nn.functional.cross_entropy(self.scores(x_RD), labels_R)
         return self._sampled(x_RD, labels_R)

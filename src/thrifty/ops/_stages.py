@@ -4,6 +4,7 @@ A layer opens a sink around its forward pass; every op below it adds its seconds
 stage it belongs to. An op remembers the sink it ran under, so that its backward pass reports to the same layer.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,3 +35,14 @@ def report_to(sink: StageSeconds | None) -> Iterator[None]:
         yield
     finally:
         _sink.reset(token)
+
+
+@contextmanager
+def timed(stage: str) -> Iterator[None]:
+    """Book the seconds of the block, which is no op, under `stage`."""
+    sink, start = _sink.get(), time.perf_counter()
+    try:
+        yield
+    finally:
+        if sink is not None:
+            sink.add(stage, time.perf_counter() - start)

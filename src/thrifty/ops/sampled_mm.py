@@ -120,15 +120,23 @@ def _product_rule(op: Op, args: Args, tangents: Sequence[Tensor | None]) -> Tens
     return total
 
 
+def _sampled_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
+    return _product_rule(sampled_mm, args, tangents)
+
+
+def _sparse_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
+    return _product_rule(sparse_mm, args, tangents)
+
+
 _PATTERN = "Tensor offsets, Tensor columns, Tensor t_offsets, Tensor t_rows, Tensor order"
 _ALL = tuple(range(7))
 sampled_mm = Op(
     "sampled_mm", f"(Tensor x, Tensor w, {_PATTERN}) -> Tensor", stage="gemm", implementation=_run_sampled,
     fake=_fake_sampled, linear=(0, 1), saves=_ALL, backward=_sampled_backward,
-    jvp=lambda args, tangents: _product_rule(sampled_mm, args, tangents),
+    jvp=_sampled_jvp,
 )  # fmt: skip
 sparse_mm = Op(
     "sparse_mm", f"(Tensor v, Tensor b, {_PATTERN}) -> Tensor", stage="gemm", implementation=_run_sparse,
     fake=_fake_sparse, linear=(0, 1), saves=_ALL, backward=_sparse_backward,
-    jvp=lambda args, tangents: _product_rule(sparse_mm, args, tangents),
+    jvp=_sparse_jvp,
 )  # fmt: skip
