@@ -32,10 +32,8 @@ def test_cmake_stays_short() -> None:
 def test_kernels_know_neither_torch_nor_python() -> None:
     """Nor the STL, whose inline functions would be compiled for one instruction set and linked for all."""
     allowed = {"cmath", "cstdint", "cstring", "omp.h"}
-    headers = [
-        ROOT / "csrc" / "include" / "thrifty" / name
-        for name in ("kernels.h", "lsh_kernels.h", "mix.h", "simd.h", "geometry.h")
-    ]
+    names = ("kernels.h", "lsh_kernels.h", "mix.h", "simd.h", "geometry.h")
+    headers = [ROOT / "csrc" / "include" / "thrifty" / name for name in names]
     for path in [*(ROOT / "csrc" / "kernels").glob("*"), *headers]:
         included = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text()))
         ours = {name for name in included if name.startswith("thrifty/")}

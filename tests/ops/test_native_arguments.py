@@ -312,15 +312,8 @@ def test_a_geometry_of_another_type_is_refused(name, wrong):
     refused(name, 3, lambda _: wrong, TypeError)
 
 
-ROWS_OF = {
-    "adam_skip": 0,
-    "adam_rows": 0,
-    "sgd_skip": 0,
-    "sgd_rows": 0,
-    "adagrad_rows": 0,
-    "table_update": 0,
-    "active_set": 3,
-}
+ROWS_FIRST = ("adam_skip", "adam_rows", "sgd_skip", "sgd_rows", "adagrad_rows", "table_update")
+ROWS_OF = {**dict.fromkeys(ROWS_FIRST, 0), "active_set": 3}
 
 
 @pytest.mark.parametrize("value", [lsh_arguments.CLASSES, -1, 2**62, -(2**63)])

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 # name -> module that defines it; the order is that of the list
 MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
+    "lsh-inference": "thrifty.bench.lsh_inference",
+    "lsh-kdd17": "thrifty.bench.lsh_kdd17",
+    "lsh-next-item": "thrifty.bench.lsh_next_item",
+    "lsh-width": "thrifty.bench.lsh_width",
+    "lsh-xmc": "thrifty.bench.lsh_xmc",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
     "reuse-layers": "thrifty.bench.reuse_layers",
 }
