@@ -39,8 +39,10 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
         if folder is None:
             from thrifty.core.errors import DataError
 
-            raise DataError("xmc-small is not below the data root: put NAME_train.txt.gz and NAME_test.txt.gz there, from "
-                            "the extreme classification repository, or name the root with --data-root")  # fmt: skip
+            raise DataError(
+                "xmc-small is not below the data root: put NAME_train.txt.gz and NAME_test.txt.gz there, from the "
+                "extreme classification repository, or name the root with --data-root"
+            )
         paths = [folder / f"{name}_{split}.txt.gz" for split in ("train", "test")]
         train, test = (read_xc(path).normalised() for path in paths)
         console.print(f"{name}: {len(train):,} rows, {train.classes} labels")

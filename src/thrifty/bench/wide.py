@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CLUSTER = 50  # classes a cluster
 
@@ -42,7 +42,7 @@ class Arm:
     """A wide output layer and its optimizer; seconds of the three parts of a step are added up."""
 
     loss: Callable[[Tensor, Tensor], Tensor]
-    module: nn.Module
+    module: Any
     optimizer: Any
     parts_s: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "backward": [], "optimizer": []})
 
