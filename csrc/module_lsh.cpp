@@ -47,6 +47,24 @@ void pack_signs(Array<const float, 2> projections, Array<const float, 2> thresho
            thresholds.data(), codes.data());
 }
 
+void probe_signs(Array<const float, 2> projections, Array<const float, 2> thresholds, Array<const int32_t, 2> flips,
+                 Array<int32_t, 3> codes) {
+    const std::size_t tables = thresholds.shape(0), bits = thresholds.shape(1);
+    require_between("bits", signed_size(bits), 1, 30);
+    require_size(projections, "projections", 1, tables * bits, "tables * bits");
+    require_size(codes, "codes", 0, projections.shape(0), "rows");
+    require_size(codes, "codes", 1, tables, "tables");
+    require_size(codes, "codes", 2, flips.shape(0), "probes");
+    int32_t most = -1;
+    for (std::size_t i = 0; i < flips.size(); ++i) most = std::max(most, flips.data()[i]);
+    require(most < static_cast<int64_t>(bits), "flips: expected ranks below the " + std::to_string(bits) + " bits");
+    const auto kernel = thrifty::kernels().probe_signs;
+    nb::gil_scoped_release nogil;
+    kernel(projections.data(), signed_size(projections.shape(0)), signed_size(tables), signed_size(bits),
+           thresholds.data(), flips.data(), signed_size(flips.shape(0)), signed_size(flips.shape(1)), most + 1,
+           codes.data());
+}
+
 void sparse_project(Array<const float, 2> x, Array<const int32_t, 2> index, Array<const float, 2> signs,
                     Array<float, 2> y) {
     require_size(signs, "signs", 0, index.shape(0), "planes");
@@ -221,6 +239,8 @@ void bind_row_optimizers(nb::module_& m);
 void bind_lsh(nb::module_& m) {
     m.def("pack_signs", &pack_signs, "projections"_a.noconvert(), "thresholds"_a.noconvert(), "codes"_a.noconvert(),
           "Writes codes (rows, tables) of projections (rows, tables * bits) above thresholds (tables, bits).");
+    m.def("probe_signs", &probe_signs, "projections"_a.noconvert(), "thresholds"_a.noconvert(), "flips"_a.noconvert(),
+          "codes"_a.noconvert(), "Writes each row's own code and its neighbours, (rows, tables, probes).");
     m.def("sparse_project", &sparse_project, "x"_a.noconvert(), "index"_a.noconvert(), "signs"_a.noconvert(),
           "y"_a.noconvert(), "Writes the projections of x (rows, channels) on sparse sign vectors into y (rows, planes).");
     m.def("wta_hash", &wta_hash, "x"_a.noconvert(), "index"_a.noconvert(), "attempts"_a, "codes"_a.noconvert(),

@@ -20,6 +20,28 @@ THRIFTY_TEST(pack_signs_agrees_with_plain_loops) {
     }
 }
 
+THRIFTY_TEST(probe_signs_flips_the_nearest_bits) {
+    for (const int64_t bits : {1, 2, 17, 30}) {
+        const int64_t rows = 9, tables = 3, probes = bits < 2 ? 2 : 4;
+        check::Array<float> projections = check::normal(rows * tables * bits, 1), thresholds(tables * bits, 0.0f);
+        projections[0] = NAN;
+        check::Array<int32_t> flips(probes * 2, -1), codes(rows * tables * probes, -1), own(rows * tables);
+        flips[2] = 0;
+        if (bits > 1) flips[4] = 1, flips[6] = 0, flips[7] = 1;
+        thrifty::kernels().probe_signs(projections.data(), rows, tables, bits, thresholds.data(), flips.data(), probes, 2,
+                                       bits > 1 ? 2 : 1, codes.data());
+        thrifty::kernels().pack_signs(projections.data(), rows, tables, bits, thresholds.data(), own.data());
+        for (int64_t i = 0; i < rows * tables; ++i) {
+            CHECK_EQUAL(codes[i * probes], own[i]);
+            int first = 0;
+            for (int b = 1; b < bits; ++b)
+                if (std::fabs(projections[i * bits + b]) < std::fabs(projections[i * bits + first])) first = b;
+            if (i > 0) CHECK_EQUAL(codes[i * probes + 1], own[i] ^ 1 << first);
+            if (bits > 1) CHECK_EQUAL(codes[i * probes + 1] ^ codes[i * probes + 2], codes[i * probes + 3] ^ own[i]);
+        }
+    }
+}
+
 THRIFTY_TEST(sparse_project_agrees_with_plain_loops) {
     for (const int64_t rows : {0, 1, 9, 400}) {
         const int64_t channels = 13, planes = 21, entries = 3;

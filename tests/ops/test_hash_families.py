@@ -177,9 +177,14 @@ def test_a_class_that_outgrew_the_common_norm_keeps_its_direction():
 
 
 def test_probes_begin_with_the_own_code_and_flip_the_least_certain_bits():
-    codes = torch.tensor([[0b0000]], dtype=torch.int32)
-    margins = torch.tensor([[[0.9, 0.1, 0.5, 0.2]]])
-    assert probe_codes(codes, margins, 4).tolist() == [[[0b0000, 0b0010, 0b1000, 0b1010]]]
+    projections = torch.tensor([[-0.9, -0.1, -0.5, -0.2]])
+    for name in ("auto", "reference"):
+        with backend(name):
+            assert probe_codes(projections, torch.zeros(1, 4), 4).tolist() == [[[0b0000, 0b0010, 0b1000, 0b1010]]]
+    many, limits = torch.randn(6, 3 * 13), torch.randn(3, 13)
+    with backend("reference"):
+        wanted = probe_codes(many, limits, 40)
+    assert torch.equal(probe_codes(many, limits, 40), wanted)
     for bits, probes in [(1, 9), (3, 8), (12, 40)]:
         sets = probe_order(bits, probes)
         assert sets[0] == () and len(set(sets)) == len(sets) == min(probes, 2**bits)

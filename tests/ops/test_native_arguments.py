@@ -325,7 +325,8 @@ def test_rows_beyond_the_arrays_are_refused(name, value):
 @pytest.mark.parametrize(
     "name, position, value",
     [
-        ("pack_signs", 1, floats(3, 0)), ("wta_hash", 2, -1), ("wta_hash", 1, int32s(3, 4, 1)), ("min_hash", 2, 0),
+        ("pack_signs", 1, floats(3, 0)), ("probe_signs", 2, int32s(2, 2) + 4),
+        ("wta_hash", 2, -1), ("wta_hash", 1, int32s(3, 4, 1)), ("min_hash", 2, 0),
         ("min_hash", 3, 16), ("table_update", 2, int32s(3, 3) + 8), ("table_update", 5, int32s(3, 8, 0)),
         ("active_set", 4, -1), ("active_set", 5, 21), ("active_set", 0, int32s(6, 3, 2) + 8),
         ("row_candidates", 0, int32s(6, 3, 2) - 1), ("rank_top", 4, int64s(6) + 5), ("rank_top", 3, int32s(6, 4) + 20),

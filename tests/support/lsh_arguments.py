@@ -51,6 +51,10 @@ TABLE = {
     "pack_signs": (
         [lambda: floats(ROWS, TABLES * BITS), lambda: floats(TABLES, BITS), lambda: int32s(ROWS, TABLES)], (2,)
     ),
+    "probe_signs": (
+        [lambda: floats(ROWS, TABLES * BITS), lambda: floats(TABLES, BITS), lambda: int32s(PROBES, 2),
+         lambda: int32s(ROWS, TABLES, PROBES)], (3,)
+    ),
     "sparse_project": (
         [lambda: floats(ROWS, CHANNELS), lambda: int32s(ENTRIES, 2), lambda: floats(ENTRIES, 2),
          lambda: floats(ROWS, ENTRIES)], (3,)
@@ -113,6 +117,7 @@ CHANGED = {
 OPTIONAL = {("table_update", 0), ("rank_top", 2)}
 # (position, axis): the sizes that others are held to, or that only the contents must fit
 FREE = {
+    "probe_signs": {(2, 1)},
     "sparse_project": {(0, 1)},
     "wta_hash": {(0, 1), (1, 1), (1, 2)},
     "min_hash": {(5, 1)},

@@ -21,6 +21,8 @@
                  int64_t bits, uint64_t seed, int32_t* codes)) \
     X(pack_signs, (const float* projections, int64_t rows, int64_t tables, int64_t bits, const float* thresholds, \
                    int32_t* codes)) \
+    X(probe_signs, (const float* projections, int64_t rows, int64_t tables, int64_t bits, const float* thresholds, \
+                    const int32_t* flips, int64_t probes, int64_t width, int64_t ranks, int32_t* codes)) \
     X(rank_top, (const float* x, int64_t rows, int64_t channels, const float* weight, const float* bias, \
                  const int32_t* ids, const int64_t* found, int64_t limit, int64_t k, int64_t* best, float* scores)) \
     X(row_candidates, (const int32_t* codes, int64_t rows, int64_t tables, int64_t probes, const int32_t* slots, \

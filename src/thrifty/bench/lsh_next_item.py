@@ -51,8 +51,8 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
             "time_to_target_speedup": full["seconds_to_target"] / target if target else None,
         }
     settings = {
-        "history": HISTORY, "features": FEATURES, "batch": BATCH, "epochs": epochs, "users_asked": users, "quick": quick,
-        "learning_rate": LEARNING_RATE,
+        "history": HISTORY, "features": FEATURES, "batch": BATCH, "epochs": epochs, "users_asked": users,
+        "quick": quick, "learning_rate": LEARNING_RATE,
     }  # fmt: skip
     columns = ("data", "method", "step_s", "seconds_to_target", "hr10", "ndcg10", "best_valid_ndcg10", "train_s")
     return BenchResult(settings, rows, summary, columns)

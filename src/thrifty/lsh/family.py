@@ -66,11 +66,7 @@ class SimHash:
 
     def query_codes(self, x_RD: Tensor, probes: int) -> Tensor:
         """Codes int32 (R, T, P): the own bucket, then neighbours across the nearest planes."""
-        projections = self._projections(x_RD)
-        codes_RT: Tensor = pack_signs(projections, self.thresholds_TK)
-        if probes == 1:
-            return codes_RT.unsqueeze(-1)
-        return probe_codes(codes_RT, projections.view(-1, *self.thresholds_TK.shape).abs(), probes)
+        return probe_codes(self._projections(x_RD), self.thresholds_TK, probes)
 
 
 class SparseSimHash(SimHash):

@@ -10,6 +10,7 @@ Legend of the shape suffixes of the hashing ops: R rows, D features, T tables (L
 P probes, N classes (neurons), B buckets, C slots a bucket.
 """
 
+import functools
 import itertools
 import math
 
@@ -96,6 +97,7 @@ def table_collision(bit: float, bits: int, tables: int) -> float:
     return float(1.0 - (1.0 - bit**bits) ** tables)
 
 
+@functools.lru_cache(maxsize=64)
 def probe_order(bits: int, probes: int) -> list[tuple[int, ...]]:
     """The sets of bits to flip, by rank of margin (0 is the smallest), the most promising set first.
 
@@ -108,14 +110,31 @@ def probe_order(bits: int, probes: int) -> list[tuple[int, ...]]:
     return sets[:probes]
 
 
-def probe_codes(codes_RT: Tensor, margins_RTK: Tensor, probes: int) -> Tensor:
-    """Codes (R, T, P): each row's own code first, then those with its least certain bits flipped.
-
-    margins_RTK: distance of the projections from their thresholds, without sign.
-    """
-    bits = margins_RTK.shape[2]
-    sets = probe_order(bits, probes)
-    ranked = margins_RTK.argsort(dim=-1, stable=True)[..., : max((max(s, default=0) for s in sets), default=0) + 1]
+def probe_reference(projections: Tensor, thresholds_TK: Tensor, sets: list[tuple[int, ...]]) -> Tensor:
+    """Codes (R, T, P): each row's own code, with the bits of every set flipped."""
+    codes_RT = reference(projections, thresholds_TK)
+    margins_RTK = (projections.view(-1, *thresholds_TK.shape) - thresholds_TK).abs()
+    ranked = margins_RTK.argsort(dim=-1, stable=True)
     masks = torch.bitwise_left_shift(torch.ones_like(ranked), ranked).to(torch.int32)
-    flips = [masks[..., list(s)].sum(-1).to(torch.int32) for s in sets]
-    return torch.stack([codes_RT ^ flip for flip in flips], -1)
+    return torch.stack([codes_RT ^ masks[..., list(s)].sum(-1).to(torch.int32) for s in sets], -1)
+
+
+def probe_codes(projections: Tensor, thresholds_TK: Tensor, probes: int) -> Tensor:
+    """Codes int32 (R, T, P) from projections (R, T * K): each row's own code first, then its likeliest neighbours.
+
+    P is `probes`, or all 2^K codes where there are no more.
+    """
+    sets = probe_order(thresholds_TK.shape[1], probes)
+    if not use_native(projections, thresholds_TK):
+        return probe_reference(projections, thresholds_TK, sets)
+    codes = torch.empty(projections.shape[0], thresholds_TK.shape[0], len(sets), dtype=torch.int32)
+    native.probe_signs(
+        projections.contiguous(), thresholds_TK.contiguous(), _flips(thresholds_TK.shape[1], probes), codes
+    )
+    return codes
+
+
+@functools.lru_cache(maxsize=64)
+def _flips(bits: int, probes: int) -> Tensor:
+    """`probe_order` as int32 (P, 4), filled up with -1."""
+    return torch.tensor([[*s, *[-1] * (4 - len(s))] for s in probe_order(bits, probes)], dtype=torch.int32)
