@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thrifty.compose import NoEffectWarning, apply_, remove_
+    from thrifty.lsh import LSH
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
-__all__ = ["NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
+__all__ = ["LSH", "NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
 
 # public name -> the module that defines it
 _HOMES = {
+    "LSH": "thrifty.lsh",
     "NoEffectWarning": "thrifty.compose",
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
