@@ -102,9 +102,12 @@ def test_text_that_is_none(tmp_path, text, message):
 
 def test_a_cut_off_gzip_and_a_missing_file(tmp_path):
     (tmp_path / "x.txt.gz").write_bytes(gzip.compress(XC.encode() * 50)[:-9])
-    for name in ("x.txt.gz", "absent.txt"):
-        with pytest.raises(DataError, match="cannot be read"):
-            read_xc(tmp_path / name)
+    with pytest.raises(
+        DataError, match=r"x\.txt\.gz(: cannot be read|, line \d+: expected)"
+    ):  # cut in a line or between two
+        read_xc(tmp_path / "x.txt.gz")
+    with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
+        read_xc(tmp_path / "absent.txt")
 
 
 def test_real_sets_are_what_is_known_of_them(shared_data):
