@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from thrifty.bench import lsh_inference, lsh_kdd17, lsh_next_item, lsh_width, lsh_xmc
+from thrifty.core.errors import UsageError
 from thrifty.data import Augment, ImageData, ImageSplit, load_next_items, read_xc
 
 pytestmark = pytest.mark.filterwarnings("ignore::thrifty.lsh.SlowerThanDenseWarning")
@@ -32,10 +33,21 @@ def test_inference(monkeypatch):
 def test_next_item(tmp_path):
     items = np.random.default_rng(0).integers(1, 400, size=(300, 8))
     np.savez(tmp_path / "x.npz", items=items.ravel(), offsets=np.arange(0, 2401, 8))
-    arms = lsh_next_item._compare(load_next_items(tmp_path / "x.npz"), 0.5, 2, 50, Console(quiet=True))
+    data = load_next_items(tmp_path / "x.npz")
+    choices, own = lsh_next_item._choices(True, ["epochs=0.5", "looks=4", "users=50", "epochs.lsh=0.75"])
+    rows = lsh_next_item.compare(data, choices, own, 0, Console(quiet=True))
+    arms = {row["method"]: row for row in rows}
     assert set(arms) == {"full", "sampled", "adaptive", "lsh"}
-    assert all({"step_s", "seconds_to_target", "hr10", "ndcg10"} <= set(row) for row in arms.values())
+    assert all({"step_s", "seconds_to_target", "hr10", "ndcg10"} <= set(row) for row in rows)
     assert arms["full"]["seconds_to_target"] is not None
+    assert [len(arms[name]["curve"]) for name in ("full", "lsh")] == [2, 3]
+    assert {"step_speedup", "quality_ratio", "hr_ratio", "time_to_target_speedup"} == set(lsh_next_item._summary(rows))
+
+
+@pytest.mark.parametrize("word", ["arms=full,best", "epochs.mine=3", "epochs=0", "epochs.lsh=soon"])
+def test_next_item_choices_that_cannot_be_meant(word):
+    with pytest.raises(UsageError, match="--set"):
+        lsh_next_item._choices(False, [word])
 
 
 def test_xmc_networks_and_precision(tmp_path):
@@ -56,7 +68,26 @@ def test_kdd17_arms():
     split = ImageSplit(images.to(torch.uint8), labels)
     half = torch.full((1,), 0.5)
     data = ImageData("tiny", split, split, tuple("abc"), half, half, "made", Augment(crop_padding=1))
+    choices = lsh_kdd17.Choices(epochs=12)
     for method in ("dense", *lsh_kdd17.METHODS):
-        row = lsh_kdd17._train(data, 1, method, 1.0 if method == "dense" else 0.25, 12)
+        row = lsh_kdd17._train(data, 1, method, 1.0 if method == "dense" else 0.25, choices)
         assert row["accuracy"] > 0.6, method
         assert row["macs"] < 0.3 * row["dense_macs"] if method == "lsh" else row["macs"] <= row["dense_macs"]
+
+
+def test_kdd17_on_generated_images():
+    words = ["sets=rectangles,convex", "layers=1", "methods=lsh", "limit_train=200", "limit_test=100"]
+    result = lsh_kdd17.run.run(quick=True, console=Console(quiet=True), options=words)
+    assert [(row["data"], row["method"]) for row in result.rows] == [
+        ("rectangles", "dense"), ("rectangles", "lsh"), ("convex", "dense"), ("convex", "lsh"),
+    ]  # fmt: skip
+    assert {"data", "layers", "method", "active", "accuracy", "macs", "train_s"} <= set(result.rows[0])
+    assert all(found["macs_saved"] > 0.9 for found in result.summary.values())
+
+
+@pytest.mark.parametrize(
+    "word", ["sets=mnist", "methods=best", "layers=0", "layers=two", "shares=1.5", "epochs=0", "epochs.lsh=3"]
+)
+def test_kdd17_choices_that_cannot_be_meant(word):
+    with pytest.raises(UsageError, match="--set"):
+        lsh_kdd17._choices(False, [word])

@@ -8,17 +8,22 @@ import pytest
 import torch
 
 from thrifty._load_native import native, reason
-from thrifty.ops.geometry import Geometry
+from thrifty.ops.geometry import Geometry, Pool
 
 pytestmark = pytest.mark.skipif(native is None, reason=f"native kernels: {reason}")
 
 PIXELS, CHANNELS, LENGTH, GROUPS, BITS, CLUSTERS, TAPS, OUTPUTS = 24, 7, 4, 2, 3, 5, 4, 6
 GEOMETRY = Geometry.of((3, 4), (2, 2), (1, 1), (1, 1, 0, 0), (1, 1)).flat()  # two images of 3x4, outputs of 4x3
 IMAGES, HEIGHT, WIDTH = 2, 4, 3
+POOL = Pool.of((HEIGHT, WIDTH), (2, 2), (2, 1), (0, 0)).flat()  # outputs of 2x2
 
 
 def floats(*shape):
     return torch.full(shape, 0.5)
+
+
+def bytes_(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
 
 
 def int32s(*shape):
@@ -31,6 +36,11 @@ def int64s(*shape):
 
 def doubles(*shape):
     return torch.full(shape, -1.0, dtype=torch.float64)
+
+
+def halves(*shape):
+    """The bits of bfloat16."""
+    return torch.full(shape, 0x3F00, dtype=torch.uint16)
 
 
 def clusters():
@@ -69,6 +79,7 @@ TABLE = {
         (4,),
     ),
     "cluster_spread": ([lambda: floats(CLUSTERS, LENGTH), ids, starts, lambda: floats(PIXELS, CHANNELS)], (3,)),
+    "count_nonzeros": ([lambda: floats(PIXELS, CHANNELS), lambda: 1], ()),
     "gather_add": (
         [
             lambda: floats(CLUSTERS, TAPS, OUTPUTS), lambda: floats(OUTPUTS), ids, lambda: list(GEOMETRY),
@@ -83,6 +94,13 @@ TABLE = {
         ],
         (2, 3, 4, 5),
     ),
+    "level_codes": (
+        [
+            lambda: floats(PIXELS, CHANNELS), lambda: floats(3, CHANNELS), lambda: LENGTH, lambda: 2,
+            lambda: torch.zeros(PIXELS, GROUPS, dtype=torch.uint8),
+        ],
+        (4,),
+    ),
     "nearest_centroid": (
         [
             lambda: floats(PIXELS, CHANNELS), lambda: floats(GROUPS, CLUSTERS, LENGTH), lambda: int32s(GROUPS, PIXELS),
@@ -96,6 +114,13 @@ TABLE = {
         ],
         (4,),
     ),
+    "relu_pool": (
+        [
+            lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS), lambda: list(POOL),
+            lambda: floats(IMAGES, 2, 2, OUTPUTS), lambda: bytes_(IMAGES, 2, 2, OUTPUTS),
+        ],
+        (2, 3),
+    ),
     "sign_hash": (
         [
             lambda: floats(PIXELS, CHANNELS), lambda: floats(GROUPS, LENGTH, BITS), lambda: floats(GROUPS, BITS),
@@ -103,8 +128,59 @@ TABLE = {
         ],
         (3,),
     ),
+    "table_conv": (
+        [
+            lambda: torch.ones(2, TAPS, GROUPS * 4, 32, dtype=torch.int16), lambda: floats(40), lambda: floats(40),
+            lambda: torch.ones(PIXELS, GROUPS, dtype=torch.uint8), lambda: list(GEOMETRY),
+            lambda: Geometry.of((HEIGHT, WIDTH), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)).flat(), lambda: True,
+            lambda: False, lambda: floats(IMAGES, HEIGHT, WIDTH, 40),
+        ],
+        (8,),
+    ),
+    "relu_pool_bf16": (
+        [
+            lambda: halves(IMAGES, HEIGHT, WIDTH, OUTPUTS), lambda: list(POOL),
+            lambda: halves(IMAGES, 2, 2, OUTPUTS), lambda: bytes_(IMAGES, 2, 2, OUTPUTS),
+        ],
+        (2, 3),
+    ),
+    "relu_unpool": (
+        [
+            lambda: floats(IMAGES, 2, 2, OUTPUTS), lambda: floats(IMAGES, 2, 2, OUTPUTS),
+            lambda: bytes_(IMAGES, 2, 2, OUTPUTS), lambda: list(POOL), lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS),
+        ],
+        (4,),
+    ),
+    "relu_unpool_bf16": (
+        [
+            lambda: floats(IMAGES, 2, 2, OUTPUTS), lambda: floats(IMAGES, 2, 2, OUTPUTS),
+            lambda: bytes_(IMAGES, 2, 2, OUTPUTS), lambda: list(POOL), lambda: halves(IMAGES, HEIGHT, WIDTH, OUTPUTS),
+        ],
+        (4,),
+    ),
+    "skip_conv": (
+        [
+            lambda: floats(IMAGES, 3, 4, CHANNELS), lambda: floats(OUTPUTS, TAPS, CHANNELS), lambda: floats(OUTPUTS),
+            lambda: list(GEOMETRY), lambda: 0.5, lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS),
+        ],
+        (5,),
+    ),
+    "skip_conv_backward": (
+        [
+            lambda: floats(IMAGES, 2, 2, OUTPUTS), lambda: floats(IMAGES, 2, 2, OUTPUTS),
+            lambda: bytes_(IMAGES, 2, 2, OUTPUTS), lambda: list(POOL), lambda: floats(IMAGES, 3, 4, CHANNELS),
+            lambda: floats(OUTPUTS, TAPS, CHANNELS), lambda: list(GEOMETRY), lambda: 0.5,
+            lambda: floats(IMAGES, 3, 4, CHANNELS), lambda: floats(OUTPUTS, TAPS, CHANNELS), lambda: floats(OUTPUTS),
+        ],
+        (8, 9, 10),
+    ),
     **lsh_arguments.TABLE,
 }  # fmt: skip
+OPTIONAL = {
+    "relu_unpool": (2,), "relu_unpool_bf16": (2,), "skip_conv_backward": (1, 2, 8, 9, 10), **lsh_arguments.OPTIONAL,
+}  # fmt: skip
+GEOMETRY_AT = {"gather_add": 3, "pull_sums": 3, "skip_conv": 3, "skip_conv_backward": 6}
+POOL_AT = {"relu_pool": 1, "relu_pool_bf16": 1, "relu_unpool": 3, "relu_unpool_bf16": 3, "skip_conv_backward": 3}
 
 
 def other_dtype(t):
@@ -161,17 +237,45 @@ def test_right_arguments_are_taken(name):
     makers, outputs = TABLE[name]
     arguments = [make() for make in makers]
     for i in outputs:
-        arguments[i].fill_(-77)
+        arguments[i].fill_(77)
     getattr(native, name)(*arguments)
-    assert all((arguments[i].flatten()[0] != -77).all() for i in outputs)
+    assert all((arguments[i].flatten()[0] != 77).all() for i in outputs)
 
 
 @pytest.mark.parametrize("wrong", WRONG_TYPES)
 @pytest.mark.parametrize("name, position", TENSORS)
 def test_another_type_or_layout_is_refused_rather_than_converted(name, position, wrong):
-    if wrong == "none" and (name, position) in lsh_arguments.OPTIONAL:
-        pytest.skip("may be absent")
+    if wrong == "none" and position in OPTIONAL.get(name, ()):
+        pytest.skip("may be left out")
     refused(name, position, WRONG_TYPES[wrong], TypeError)
+
+
+@pytest.mark.parametrize("left_out", range(1, 8))
+def test_gradients_that_are_not_asked_for_may_be_left_out(left_out):
+    makers, outputs = TABLE["skip_conv_backward"]
+    whole, some = [make() for make in makers], [make() for make in makers]
+    for bit, position in enumerate(outputs):
+        some[position] = None if left_out >> bit & 1 else some[position].fill_(77)
+    native.skip_conv_backward(*whole)
+    native.skip_conv_backward(*some)
+    assert all(some[i] is None or torch.equal(some[i], whole[i]) for i in outputs)
+
+
+def test_a_gradient_without_a_pool_and_without_a_relu():
+    arguments = [make() for make in TABLE["skip_conv_backward"][0]]
+    arguments[0] = floats(IMAGES, HEIGHT, WIDTH, OUTPUTS)
+    for output in (None, floats(IMAGES, HEIGHT, WIDTH, OUTPUTS)):
+        arguments[1:4] = [output, None, []]
+        native.skip_conv_backward(*arguments)
+        assert torch.equal(arguments[10], torch.full((OUTPUTS,), 0.5 * IMAGES * HEIGHT * WIDTH))
+
+
+def test_places_in_windows_need_the_output_beside_them():
+    assert "given without output" in refused("skip_conv_backward", 1, lambda _: None, ValueError)
+
+
+def test_without_places_the_gradient_is_as_large_as_the_convolutions_output():
+    assert "gradient: axis 1 has size 2, expected 4" in refused("skip_conv_backward", 2, lambda _: None, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +294,15 @@ FREE = {  # (position, axis): the sizes that others are held to, or that only th
     "channel_moments": {(0, 0)},
     "cluster_mean": {(0, 1), (4, 1)},
     "cluster_spread": {(0, 1), (3, 1)},
+    "count_nonzeros": {(0, 0), (0, 1)},
     "gather_add": {(0, 0), (2, 0)},
     "nearest_centroid": {(0, 1), (1, 1), (1, 2)},
+    "relu_pool": {(0, 1), (0, 2)},
+    "relu_pool_bf16": {(0, 1), (0, 2)},
+    "relu_unpool": {(4, 1), (4, 2)},
+    "relu_unpool_bf16": {(4, 1), (4, 2)},
     "sign_hash": {(0, 1), (1, 1)},
+    "table_conv": {(3, 1)},
     **lsh_arguments.FREE,
 }
 
@@ -278,6 +388,16 @@ def test_too_few_and_too_many_bits(bits):
     assert (codes == 0).all()
 
 
+@pytest.mark.parametrize("position, number", [(2, 0), (2, -1), (2, 5), (3, 0), (3, 3), (3, 2**62)])
+def test_levels_that_do_not_share_a_byte_are_refused(position, number):
+    assert "product of 1 to 8" in refused("level_codes", position, lambda _: number, ValueError)
+
+
+@pytest.mark.parametrize("index", [0, -1])
+def test_codes_beyond_the_table_are_refused(index):
+    assert "expected 0 to 4 - 1" in refused("table_conv", 3, entry(index, 4), ValueError)
+
+
 @pytest.mark.parametrize("scope", [0, -1, -(2**63)])
 def test_scope_must_be_positive(scope):
     assert "at least one pixel" in refused("group_codes", 1, lambda _: scope, ValueError)
@@ -301,15 +421,85 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("wrong", GEOMETRIES)
-@pytest.mark.parametrize("name", ["gather_add", "pull_sums"])
+@pytest.mark.parametrize("name", GEOMETRY_AT)
 def test_a_geometry_that_makes_no_sense_is_refused(name, wrong):
-    refused(name, 3, lambda _: GEOMETRIES[wrong], ValueError)
+    refused(name, GEOMETRY_AT[name], lambda _: GEOMETRIES[wrong], ValueError)
+
+
+@pytest.mark.parametrize("wrong", GEOMETRIES)
+@pytest.mark.parametrize("position", [4, 5])
+def test_a_geometry_or_pool_that_makes_no_sense_is_refused(position, wrong):
+    refused("table_conv", position, lambda _: GEOMETRIES[wrong], ValueError)
 
 
 @pytest.mark.parametrize("wrong", [None, "12", [1.5] * 12, [2**63] * 12, 7])
-@pytest.mark.parametrize("name", ["gather_add", "pull_sums"])
+@pytest.mark.parametrize("name", GEOMETRY_AT)
 def test_a_geometry_of_another_type_is_refused(name, wrong):
-    refused(name, 3, lambda _: wrong, TypeError)
+    refused(name, GEOMETRY_AT[name], lambda _: wrong, TypeError)
+
+
+def test_outputs_that_see_more_than_can_be_numbered_are_refused():
+    wide = [*GEOMETRY[:6], 2**31 - 1, 2**31 - 1, *GEOMETRY[8:]]
+    assert "see more than 2^31 - 1 pixels" in refused("skip_conv_backward", 6, lambda _: wide, ValueError)
+
+
+def pool_with(**numbers):
+    names = ("out_h", "out_w", "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w")
+    return [numbers.get(name, number) for name, number in zip(names, POOL, strict=True)]
+
+
+BAD_POOLS = {
+    "too short": POOL[:-1],
+    "too long": [*POOL, 0],
+    "empty": [],
+    **{f"zero at {i}": [*POOL[:i], 0, *POOL[i + 1 :]] for i in range(6)},
+    **{f"negative at {i}": [*POOL[:i], -1, *POOL[i + 1 :]] for i in range(8)},
+    **{f"huge at {i}": [*POOL[:i], 2**62, *POOL[i + 1 :]] for i in range(8)},
+    "padding of a whole window": pool_with(pad_h=2),
+    "a window below the map": pool_with(out_h=3),
+    "a window beside the map": pool_with(stride_w=3),
+    "a window of more pixels than a byte tells apart": pool_with(kernel_h=16, kernel_w=16),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_POOLS)
+@pytest.mark.parametrize("name", POOL_AT)
+def test_a_pool_that_makes_no_sense_is_refused(name, wrong):
+    assert "pool: " in refused(name, POOL_AT[name], lambda _: BAD_POOLS[wrong], ValueError)
+
+
+@pytest.mark.parametrize("wrong", [None, "12", [1.5] * 8, [2**63] * 8, 7])
+@pytest.mark.parametrize("name", POOL_AT)
+def test_a_pool_of_another_type_is_refused(name, wrong):
+    refused(name, POOL_AT[name], lambda _: wrong, TypeError)
+
+
+@pytest.mark.parametrize("step", [0, -1, -(2**63)])
+def test_a_step_must_be_positive(step):
+    assert "at least one row" in refused("count_nonzeros", 1, lambda _: step, ValueError)
+
+
+@pytest.mark.parametrize("step", [2**63, 1.5, None, "12"])
+def test_a_step_must_be_a_whole_number(step):
+    refused("count_nonzeros", 1, lambda _: step, TypeError)
+
+
+@pytest.mark.parametrize("wrong", [None, "0.5", [0.5]])
+@pytest.mark.parametrize("name, position", [("skip_conv", 4), ("skip_conv_backward", 7)])
+def test_a_share_must_be_a_number(name, position, wrong):
+    refused(name, position, lambda _: wrong, TypeError)
+
+
+@pytest.mark.parametrize("share", [-1.0, 2.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name, position", [("skip_conv", 4), ("skip_conv_backward", 7)])
+def test_any_share_gives_the_same_answer(name, position, share):
+    makers, outputs = TABLE[name]
+    usual, other = [make() for make in makers], [make() for make in makers]
+    other[position] = share
+    getattr(native, name)(*usual)
+    getattr(native, name)(*other)
+    for i in outputs:
+        torch.testing.assert_close(other[i], usual[i])
 
 
 ROWS_FIRST = ("adam_skip", "adam_rows", "sgd_skip", "sgd_rows", "adagrad_rows", "table_update")

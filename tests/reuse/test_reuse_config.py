@@ -7,11 +7,12 @@ import pytest
 
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
-from thrifty.reuse import Reuse, Stage
+from thrifty.reuse import PAPER_STAGES, Reuse, Stage
 
 
-def test_the_defaults_are_valid_and_coarse_first():
-    stages = Reuse().stages
+def test_the_defaults_are_valid_and_exact_and_the_papers_stages_coarse_first():
+    assert Reuse().stages == ()
+    stages = Reuse(stages=PAPER_STAGES).stages
     assert len(stages) >= 2
     assert [stage.length for stage in stages] == sorted((stage.length for stage in stages), reverse=True)
 
@@ -19,7 +20,11 @@ def test_the_defaults_are_valid_and_coarse_first():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"stages": ()}, r"Reuse\.stages is empty: give at least one Stage\(length, bits\)"),
+        ({"skip_zeros": False}, r"Reuse\.stages is empty: give at least one Stage\(length, bits\), or PAPER_STAGES"),
+        ({"linear": True}, r"Reuse\.stages is empty"),
+        ({"sequences": "clusters"}, r"Reuse\.stages is empty"),
+        ({"attention": "keys"}, r"Reuse\.stages is empty"),
+        ({"gradients": "none"}, r"Reuse\.gradients is 'none': choose one of exact, clusters"),
         ({"stages": (Stage(0, 8),)}, r"Reuse\.stages\[0\]\.length must be at least 1 channel, got 0"),
         ({"stages": (Stage(8, 8), Stage(-3, 8))}, r"Reuse\.stages\[1\]\.length must be at least 1 channel, got -3"),
         ({"stages": (Stage(8, 0),)}, r"Reuse\.stages\[0\]\.bits must be 1 to 30, got 0"),
@@ -65,7 +70,7 @@ def test_it_travels_as_plain_data():
 
 
 def test_damaged_data_is_refused_by_name():
-    state = Reuse().to_dict()
+    state = Reuse(stages=PAPER_STAGES).to_dict()
     state["_data"]["stages"][0]["bits"] = 99
     with pytest.raises(UsageError, match=r"stages\[0\]\.bits must be 1 to 30"):
         MethodConfig.from_dict(state)

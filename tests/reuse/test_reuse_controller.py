@@ -1,4 +1,4 @@
-"""The controller: coarse to fine to dense, by plateau or by deadline, the same way every time."""
+"""The controller: coarse to fine to exact, by plateau or by deadline, the same way every time."""
 
 import io
 import math
@@ -40,10 +40,10 @@ def test_it_stays_while_the_loss_falls():
     assert moves(controller, falling(200)) == []
 
 
-def test_it_moves_on_when_the_loss_stops_falling_and_ends_dense():
+def test_it_moves_on_when_the_loss_stops_falling_and_ends_exact():
     controller, states = controlled()
     events = moves(controller, falling(20) + [0.13] * 60)
-    assert [event.what for event in events] == ["stage 0 -> 1 (L=4, H=6, scope=1)", "stage 1 -> dense"]
+    assert [event.what for event in events] == ["stage 0 -> 1 (L=4, H=6, scope=1)", "stage 1 -> exact"]
     assert all(event.reason == "smoothed loss stopped falling for 5 steps" for event in events)
     assert events[0].step > 20 and events[1].step == events[0].step + 6  # the first step of a stage sets its mark
     assert [state.stage for state in states] == [None, None]
@@ -179,7 +179,9 @@ def train(model, applied, steps, first=0):
 
 
 def applied_to(model, **settings):
-    return thrifty.apply_(model, [Reuse(**{"stages": STAGES, "pieces": "pixels", "total_steps": 20, **settings})])
+    return thrifty.apply_(
+        model, [Reuse(**{"stages": STAGES, "pieces": "pixels", "total_steps": 20, "measure": False, **settings})]
+    )
 
 
 def test_every_move_is_recorded_in_the_handle():
@@ -188,7 +190,7 @@ def test_every_move_is_recorded_in_the_handle():
     train(model, applied, 20)
     assert [(event.step, event.what) for event in applied.events] == [
         (6, "stage 0 -> 1 (L=4, H=6, scope=1)"),
-        (12, "stage 1 -> dense"),
+        (12, "stage 1 -> exact"),
     ]
     assert {row["stage"] for row in applied.trace()} == {0, 1}
     assert model[0].reuse.stage is None and model[2].reuse.stage is None

@@ -160,7 +160,7 @@ def test_a_codebook_of_constant_activations_learns_others_later():
 
 def test_changing_the_stage_makes_another_codebook_and_keeps_the_first():
     model = nn.Sequential(nn.Conv2d(8, 6, 3))
-    config = Reuse(stages=(Stage(8, 4), Stage(4, 5)), pieces="pixels", patience=10**6)
+    config = Reuse(stages=(Stage(8, 4), Stage(4, 5)), pieces="pixels", patience=10**6, measure=False)
     thrifty.apply_(model, [config])
     x = images(0)
     coarse = model(x)

@@ -12,7 +12,7 @@ import thrifty
 from thrifty._load_native import native
 from thrifty.ops._backend import backend
 from thrifty.ops.group_codes import group_codes
-from thrifty.reuse import Reuse, ReuseConv2d, ReuseLinear
+from thrifty.reuse import Reuse, ReuseConv2d, ReuseLinear, Stage
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 SHAPES = {
@@ -161,7 +161,7 @@ def test_native_and_reference_agree_through_the_layer(shape, pieces, encoder):
 
 def test_what_stays_dense_says_why():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 8, 3), nn.Linear(8, 2))
-    reports = thrifty.apply_(model, [Reuse()]).layers
+    reports = thrifty.apply_(model, [Reuse(stages=(Stage(8, 4),), skip_zeros=False)]).layers
     assert [report.action for report in reports] == ["dense", "dense", "reuse", "dense"]
     assert "3 input channels" in reports[0].reason
     assert "groups=4" in reports[1].reason
@@ -170,7 +170,7 @@ def test_what_stays_dense_says_why():
 
 
 def test_few_channels_are_changed_where_asked():
-    for config in (fixed(pieces="patches"), fixed(pieces="pixels"), Reuse(min_channels=3)):
+    for config in (fixed(pieces="patches"), fixed(pieces="pixels"), Reuse(min_channels=3), Reuse()):
         model = nn.Sequential(nn.Conv2d(3, 16, 3))
         assert thrifty.apply_(model, [config]).layers[0].action == "reuse"
 

@@ -52,7 +52,9 @@ def all_equal(a, b):
 
 def test_losses_are_bit_identical_when_every_stage_is_dense():
     stock, model = network(), network()
-    applied = thrifty.apply_(model, [Reuse(linear=True, pieces="pixels", total_steps=100, dense_share=1.0)])
+    stages = (Stage(8, 4), Stage(4, 4))
+    config = Reuse(stages=stages, skip_zeros=False, linear=True, pieces="pixels", total_steps=100, dense_share=1.0)
+    applied = thrifty.apply_(model, [config])
     applied.step(1.0)  # the controller has no time for any stage
     applied.step(1.0)
     assert all(layer.reuse.stage is None for layer in (model[0], model[4], model[7]))

@@ -114,7 +114,7 @@ CHANGED = {
     "table_update": (5, 6, 7, 8), "active_set": (7, 8, 9), "row_candidates": (3,), "adam_skip": (8, 9, 10, 11),
     "adam_rows": (9, 10, 11, 12), "sgd_skip": (6, 7, 8), "sgd_rows": (7, 8, 9), "adagrad_rows": (5, 6),
 }  # fmt: skip
-OPTIONAL = {("table_update", 0), ("rank_top", 2)}
+OPTIONAL = {"table_update": (0,), "rank_top": (2,)}
 # (position, axis): the sizes that others are held to, or that only the contents must fit
 FREE = {
     "probe_signs": {(2, 1)},

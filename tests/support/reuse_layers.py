@@ -15,6 +15,7 @@ ENCODERS = ("sign", "codebook")
 
 def fixed(length: int = 4, bits: int = 3, scope: int = 0, *, pieces="pixels", encoder="sign", **settings) -> Reuse:
     stages = (Stage(length, bits, scope),)
+    settings = {"skip_zeros": False, **settings}  # dense steps are then the stock ones, bit for bit
     return Reuse(stages=stages, fixed=True, pieces=pieces, linear=True, encoder=encoder, **settings)
 
 

@@ -17,7 +17,10 @@ from thrifty.train.evaluate import evaluate
 from thrifty.train.session import Session
 from thrifty.train.trial import make_plan
 
-REUSE = {"methods": "reuse", "settings": ('reuse.stages=[{"length":8,"bits":4}]',)}
+REUSE = {
+    "methods": "reuse",
+    "settings": ('reuse.stages=[{"length":8,"bits":4}]', "reuse.skip_zeros=false"),
+}
 
 
 def losses(config, arm="dense"):

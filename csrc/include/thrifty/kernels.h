@@ -15,6 +15,7 @@
 
 #include "thrifty/geometry.h"
 #include "thrifty/lsh_kernels.h"
+#include "thrifty/source.h"
 
 // X(name, parameters): every kernel returns void.
 #define THRIFTY_KERNELS(X) \
@@ -23,16 +24,31 @@
                      const int64_t* offsets, int64_t groups, int64_t length, float* centroids)) \
     X(cluster_spread, (const float* c, const int32_t* ids, const int64_t* starts, int64_t clusters, int64_t groups, \
                        int64_t pixels, int64_t channels, int64_t length, float* x)) \
+    X(count_nonzeros, (const float* x, int64_t rows, int64_t width, int64_t step, int64_t* count)) \
     X(gather_add, (const float* table, const float* bias, const int32_t* ids, const Geometry* geometry, \
                    int64_t images, int64_t groups, int64_t outputs, float* y)) \
     X(group_codes, (const int32_t* codes, int64_t groups, int64_t pixels, int64_t scope, int32_t* ids, \
                     int32_t* order, int64_t* starts, int64_t* offsets, int64_t* clusters)) \
+    X(level_codes, (const float* x, int64_t rows, int64_t channels, const float* thresholds, int64_t length, \
+                    int64_t bits, uint8_t* codes, int32_t* bad)) \
     X(nearest_centroid, (const float* x, int64_t rows, int64_t channels, const float* codebook, int64_t groups, \
                          int64_t entries, int64_t length, int32_t* codes)) \
     X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
                   const Geometry* geometry, int64_t outputs, float* sums)) \
+    X(relu_pool, (const void* y, bool half, int64_t images, int64_t height, int64_t width, int64_t channels, \
+                  const Pool* pool, void* out, uint8_t* index)) \
+    X(relu_unpool, (const Source* source, bool half, int64_t images, int64_t height, int64_t width, int64_t channels, \
+                    void* y)) \
     X(sign_hash, (const float* x, int64_t rows, int64_t channels, const float* planes, const float* thresholds, \
                   int64_t groups, int64_t length, int64_t bits, int32_t* codes)) \
+    X(skip_conv, (const float* x, const float* weight, const float* bias, const Geometry* geometry, int64_t images, \
+                  int64_t outputs, int64_t channels, double share, float* y)) \
+    X(skip_conv_backward, (const Source* source, const float* x, const float* weight, const Geometry* geometry, \
+                           int64_t images, int64_t outputs, int64_t channels, double share, float* dx, float* dw, \
+                           float* db)) \
+    X(table_conv, (const int16_t* table, const float* scale, const float* bias, const uint8_t* codes, \
+                   const Geometry* geometry, const Geometry* pool, int64_t images, int64_t groups, int64_t entries, \
+                   int64_t outputs, int64_t width, int64_t skip, int64_t relu, float* y)) \
     THRIFTY_LSH_KERNELS(X)
 
 namespace thrifty {

@@ -19,6 +19,10 @@ constexpr int kLanes = 4;
 constexpr int kBlock = 8;  // of 16 (SSE2) or 32 (NEON)
 #endif
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }  // rounded up
+
 // aligned(4): rows start anywhere; may_alias: they are read as floats elsewhere.
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 

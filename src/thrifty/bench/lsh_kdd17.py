@@ -1,7 +1,7 @@
 """Hidden layers of 1,000 neurons of which few are computed: hashing against dropout, adaptive dropout, winner-take-all.
 
-Source of the experiment: Spring & Shrivastava, KDD 2017. Fashion-MNIST; one, two and three hidden layers; the share of
-active neurons is the same in training and test.
+Source of the experiment: Spring & Shrivastava, KDD 2017. Fashion-MNIST, and RECTANGLES and CONVEX made as they were
+published; one, two and three hidden layers; the share of active neurons is the same in training and test.
 
 dense: all neurons. dropout: random ones (scaled; the test is dense). adaptive: a neuron is kept with the probability
 sigmoid(a z + b), b set so that the share comes out (Ba & Frey, 2013). wta: the largest. lsh: those in the input's
@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thrifty.bench.options import read_options
 from thrifty.bench.registry import BenchResult, benchmark
+from thrifty.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,54 +30,116 @@ if TYPE_CHECKING:
 
     from thrifty.data import ImageData
 
-WIDTH, BATCH = 1000, 64
-SHARES = (0.05, 0.1, 0.25, 0.5)
+WIDTH = 1000
 METHODS = ("dropout", "adaptive", "wta", "lsh")
+SETS = ("fashion-mnist", "rectangles", "convex")
+QUICK: dict[str, Any] = {
+    "sets": SETS[:1], "layers": ("1",), "shares": ("0.05",), "epochs": 1, "limit_train": 4000, "limit_test": 1000,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `--set` may choose.
+
+    Attributes:
+        sets: of fashion-mnist, rectangles and convex.
+        layers: numbers of hidden layers.
+        shares: active neurons, from above 0 to 1.
+        methods: of dropout, adaptive, wta and lsh; dense is always there.
+        epochs, batch, lr: of every network, with Adam.
+        limit_train, limit_test: images used, at most.
+    """
+
+    sets: tuple[str, ...] = SETS
+    layers: tuple[str, ...] = ("1", "2", "3")
+    shares: tuple[str, ...] = ("0.05", "0.1", "0.25", "0.5")
+    methods: tuple[str, ...] = METHODS
+    epochs: int = 5
+    batch: int = 64
+    lr: float = 1e-3
+    limit_train: int | None = None
+    limit_test: int | None = None
 
 
 @benchmark("lsh-kdd17", "1 to 3 hidden layers of 1,000 neurons, 5 to 50 % active: hashing, dropout, winner-take-all")
-def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchResult:
+def run(quick: bool, console: Console, data_root: Path | None = None, options: Sequence[str] = ()) -> BenchResult:
     """Train every network from the same start on the same batches."""
-    data = _load(data_root, quick)
-    depths, shares, epochs = ((1,), SHARES[:1], 1) if quick else ((1, 2, 3), SHARES, 5)
-    rows = []
-    for layers in depths:
-        dense = _train(data, layers, "dense", 1.0, epochs)
-        rows.append(dense)
-        for share in shares:
-            for method in METHODS:
-                row = _train(data, layers, method, share, epochs)
-                rows.append(row)
-                console.print(
-                    f"{layers} layers, {method} {share:.0%}: {row['accuracy']:.4f} (dense {dense['accuracy']:.4f})"
-                )
-    summary = {}
-    for layers in depths:
-        of = {(row["method"], row["active"]): row for row in rows if row["layers"] == layers}
-        ours, dense = of["lsh", shares[0]], of["dense", 1.0]
-        summary[f"{layers} hidden"] = {
-            "accuracy_delta": ours["accuracy"] - dense["accuracy"], "macs_saved": 1 - ours["macs"] / dense["macs"],
-            "train_speedup": dense["train_s"] / ours["train_s"],
-        }  # fmt: skip
-    settings = {"width": WIDTH, "batch": BATCH, "epochs": epochs, "quick": quick, "data": data.source}
+    choices, depths, shares = _choices(quick, options)
+    rows, summary, sources = [], {}, []
+    for name in choices.sets:
+        data = _load(name, data_root, choices)
+        sources.append(data.source)
+        for layers in depths:
+            dense = _train(data, layers, "dense", 1.0, choices)
+            of = [dense]
+            for share in shares:
+                for method in choices.methods:
+                    of.append(row := _train(data, layers, method, share, choices))
+                    console.print(
+                        f"{name}, {layers} layers, {method} {share:.0%}: {row['accuracy']:.4f} "
+                        f"(dense {dense['accuracy']:.4f}), {row['train_s']:.1f} s (dense {dense['train_s']:.1f} s)",
+                        highlight=False,
+                    )
+            rows += of
+            ours = [row for row in of if row["method"] == "lsh"]
+            if ours:
+                summary[f"{name}, {layers} hidden"] = _against(dense, ours[0])
+    settings = {"width": WIDTH, **asdict(choices), "quick": quick, "data": sources}
     return BenchResult(settings, rows, summary)
 
 
-def _load(data_root: Path | None, quick: bool) -> ImageData:
-    """Fashion-MNIST where it is found, else the slice of it that comes with the package."""
-    from thrifty.core.errors import DataError
-    from thrifty.data import load_images
+def _against(dense: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "active": ours["active"], "accuracy_delta": ours["accuracy"] - dense["accuracy"],
+        "macs_saved": 1 - ours["macs"] / dense["macs"], "train_speedup": dense["train_s"] / ours["train_s"],
+    }  # fmt: skip
 
-    limits: dict[str, Any] = {"limit_train": 4000, "limit_test": 1000} if quick else {}
+
+def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, list[int], list[float]]:
+    choices, dotted = read_options(Choices, options)
+    if dotted:
+        raise UsageError(f"--set {next(iter(dotted))}: there is nothing of this name to set")
+    if quick:
+        given = {word.partition("=")[0] for word in options}
+        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
+    for key, known in (("sets", SETS), ("methods", METHODS)):
+        unknown = set(getattr(choices, key)) - set(known)
+        if unknown:
+            raise UsageError(f"--set {key}: {', '.join(sorted(unknown))} is not one of {', '.join(known)}")
     try:
-        return load_images("fashion-mnist", root=data_root, download=False, **limits)
+        depths, shares = [int(word) for word in choices.layers], [float(word) for word in choices.shares]
+    except ValueError as error:
+        raise UsageError(f"--set layers or shares: {error}; write numbers with commas between them") from None
+    if (
+        min(depths, default=0) < 1
+        or not all(0 < share <= 1 for share in shares)
+        or choices.epochs < 1
+        or choices.batch < 1
+    ):
+        raise UsageError("--set layers, epochs and batch must be from 1 on, shares above 0 and at most 1")
+    return choices, depths, sorted(shares)
+
+
+def _load(name: str, data_root: Path | None, choices: Choices) -> ImageData:
+    """A set by name; where Fashion-MNIST is not found, the slice of it that comes with the package."""
+    from thrifty.core.errors import DataError
+    from thrifty.data import load_images, make_convex, make_rectangles
+
+    limits: dict[str, Any] = {"limit_train": choices.limit_train, "limit_test": choices.limit_test}
+    makers: dict[str, Callable[..., ImageData]] = {"rectangles": make_rectangles, "convex": make_convex}
+    if name in makers:
+        given = {split: limits[f"limit_{split}"] for split in ("train", "test")}
+        return makers[name](**{split: limit for split, limit in given.items() if limit is not None})
+    try:
+        return load_images(name, root=data_root, download=False, **limits)
     except DataError:
         if data_root is not None:
             raise  # whoever names a folder wants what is in it
         return load_images("fashion-mnist-slice", **limits)
 
 
-def _train(data: ImageData, layers: int, method: str, share: float, epochs: int) -> dict[str, Any]:
+def _train(data: ImageData, layers: int, method: str, share: float, choices: Choices) -> dict[str, Any]:
     import torch
     from torch import nn
 
@@ -91,14 +157,14 @@ def _train(data: ImageData, layers: int, method: str, share: float, epochs: int)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowerThanDenseWarning)
             names = tuple(str(2 * i) for i in range(layers))
-            applied = thrifty.apply_(model, [LSH(layers=names, active=share * 0.95, batch=BATCH, force=True)])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+            applied = thrifty.apply_(model, [LSH(layers=names, active=share * 0.95, batch=choices.batch, force=True)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=choices.lr)
     x, y = _flat(data.train.images), data.train.labels
     source = torch.Generator().manual_seed(1)
     start = time.perf_counter()
     steps = 0
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=source).split(BATCH):
+    for _ in range(choices.epochs):
+        for rows in torch.randperm(len(x), generator=source).split(choices.batch):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
             loss.backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,21 @@ def result_table(name: str, result: BenchResult) -> Table:
 
 
 def summary_lines(result: BenchResult) -> list[str]:
-    """The summary as lines `key: value`."""
-    return [f"{key.replace('_', ' ')}: {shown(key, value)}" for key, value in result.summary.items()]
+    """The summary as lines `key: value`; an object in it has a line a key, and one in that a line of its own."""
+    return _lines("", result.summary)
+
+
+def _lines(before: str, summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key, value in summary.items():
+        name = f"{before}{key.replace('_', ' ')}"
+        if not isinstance(value, Mapping):
+            lines.append(f"{name}: {shown(key, value)}")
+        elif before and not any(isinstance(item, Mapping) for item in value.values()):
+            lines.append(f"{name}: {', '.join(f'{_heading(k)} {shown(k, v)}' for k, v in value.items())}")
+        else:
+            lines += _lines(f"{name}, ", value)
+    return lines
 
 
 def shown(key: str, value: Any) -> str:
@@ -41,7 +56,7 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, int | float):
         if key.endswith("_per_s"):
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-        if key == "s" or key.endswith("_s"):
+        if key == "s" or key.endswith("_s") or key.startswith("seconds_"):
             return numbers.seconds(value)
         if key.endswith("_bytes"):
             return numbers.size(value)
@@ -56,6 +71,23 @@ def check_target(path: Path) -> None:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise UsageError(f"--json {path}: {above} is not a folder")
+
+
+def read_earlier(path: Path, name: str) -> dict[str, Any] | None:
+    """What an earlier run of the benchmark `name` left at `path`; None where there is no file.
+
+    Raises:
+        UsageError: the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("bench") != name or not isinstance(found.get("rows"), list):
+        raise UsageError(f"--json {path} holds no result of {name}: name another file, or remove this one")
+    return found
 
 
 def write_result(path: Path, name: str, result: BenchResult) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,12 @@ MODULES = {
     "lsh-next-item": "thrifty.bench.lsh_next_item",
     "lsh-width": "thrifty.bench.lsh_width",
     "lsh-xmc": "thrifty.bench.lsh_xmc",
+    "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
+    "reuse-inference": "thrifty.bench.reuse_inference",
     "reuse-layers": "thrifty.bench.reuse_layers",
+    "reuse-sequences": "thrifty.bench.reuse_sequences",
+    "reuse-training": "thrifty.bench.reuse_training",
 }
 
 
@@ -61,15 +65,45 @@ class Benchmark:
     line: str
     function: Callable[..., BenchResult]
 
-    def run(self, *, quick: bool, console: Console, data_root: Path | None = None) -> BenchResult:
-        """Run it. `data_root` is handed to the functions that take it."""
-        takes_root = "data_root" in inspect.signature(self.function).parameters
-        more = {"data_root": data_root} if takes_root else {}
-        return self.function(quick=quick, console=console, **more)
+    def run(
+        self,
+        *,
+        quick: bool,
+        console: Console,
+        data_root: Path | None = None,
+        options: Sequence[str] = (),
+        earlier: Mapping[str, Any] | None = None,
+    ) -> BenchResult:
+        """Run it. What follows `console` is handed to the functions that take it.
+
+        Args:
+            quick: a small version.
+            console: where progress is shown.
+            data_root: folder of data sets.
+            options: `key=value`, as given to `--set`.
+            earlier: what an earlier run left in the file that this one will write.
+
+        Raises:
+            UsageError: options for a benchmark that has none.
+        """
+        if options and not self._takes("options"):
+            raise UsageError(f"--set {options[0]}: {self.name} has nothing to set")
+        more = {"data_root": data_root, "options": options, "earlier": earlier}
+        return self.function(
+            quick=quick, console=console, **{key: value for key, value in more.items() if self._takes(key)}
+        )
+
+    @property
+    def merges(self) -> bool:
+        """Whether it keeps what an earlier run left in its file."""
+        return self._takes("earlier")
+
+    def _takes(self, name: str) -> bool:
+        return name in inspect.signature(self.function).parameters
 
 
 def benchmark(name: str, line: str) -> Callable[[Callable[..., BenchResult]], Benchmark]:
-    """Make a benchmark of a function `(quick, console[, data_root]) -> BenchResult`."""
+    """Make a benchmark of a function `(quick, console[, data_root][, options][, earlier]) -> BenchResult`."""
     return lambda function: Benchmark(name, line, function)
 
 

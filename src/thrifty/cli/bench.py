@@ -13,6 +13,9 @@ def bench(
     list_: Annotated[bool, typer.Option("--list", help="Show the benchmarks and leave.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small version that ends in a minute or so.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="What the benchmark lets choose; repeatable.")
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder of data sets; else THRIFTY_DATA or the cache.")
     ] = None,
@@ -33,13 +36,14 @@ def bench(
         raise UsageError(f"say which benchmark to run: {', '.join(MODULES)}")
     chosen = load(name)
 
-    from thrifty.bench.output import check_target, result_table, summary_lines, write_result
+    from thrifty.bench.output import check_target, read_earlier, result_table, summary_lines, write_result
 
     if json is not None:
         check_target(json)
     if data_root is not None and not data_root.is_dir():
         raise UsageError(f"--data-root {data_root} is not a folder")
-    result = chosen.run(quick=quick, console=console, data_root=data_root)
+    earlier = read_earlier(json, name) if json is not None and chosen.merges else None
+    result = chosen.run(quick=quick, console=console, data_root=data_root, options=set_ or (), earlier=earlier)
     console.print(result_table(name, result))
     for line in summary_lines(result):
         console.print(line, markup=False, highlight=False)

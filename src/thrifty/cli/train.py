@@ -50,6 +50,9 @@ def train(
         float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_TRAINING)
     ] = 0.0,
     amp: Annotated[str, typer.Option(help="none or bf16.", rich_help_panel=_TRAINING)] = "none",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile.", rich_help_panel=_TRAINING)
+    ] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last/--no-channels-last", help="Memory layout.", rich_help_panel=_TRAINING)
     ] = True,

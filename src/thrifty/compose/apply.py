@@ -17,8 +17,8 @@ from thrifty.core.config import MethodConfig
 from thrifty.core.errors import ModelError, UsageError
 from thrifty.core.inspection import is_candidate, reason_dense, refuse_wrapped
 from thrifty.core.optimizers import check_optimizer
-from thrifty.core.registry import ChangedLayer, Method, method_of
-from thrifty.core.surgery import LayerReport, named_layers, swap
+from thrifty.core.registry import ChangedLayer, Method, containers, method_of
+from thrifty.core.surgery import LayerReport, named_layers, retype, swap
 
 Filter = Callable[[str, nn.Module], bool]
 _Table = Sequence[tuple[MethodConfig, Method]]
@@ -83,6 +83,8 @@ def apply_(
     if not changed:
         warnings.warn(_no_effect(plan, table), NoEffectWarning, stacklevel=2)
     swap(model, plan.replacements)
+    for config, method in table:
+        retype(model, method.containers, list(plan.by_method[config.method].values()))
     return Applied(configs, plan.reports, changed, controllers)
 
 
@@ -101,6 +103,7 @@ def remove_(model: nn.Module) -> nn.Module:
     refuse_wrapped(model, "thrifty.remove_")
     stock: dict[nn.Module, nn.Module] = {layer: layer.to_stock() for layer in changed}
     swap(model, stock)
+    retype(model, containers(), list(stock.values()))
     return stock.get(model, model)
 
 

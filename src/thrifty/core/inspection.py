@@ -72,8 +72,10 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _reason_of_parameters(module: nn.Module) -> str:
-    if "weight" not in module._parameters:
-        return "its weight is made by a hook (weight_norm, pruning, ...): remove the hook to have it changed"
+    # A hook that makes a parameter anew before every forward leaves it as a plain tensor on the instance.
+    made = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    if made:
+        return f"its {made[0]} is made by a hook (weight_norm, pruning, ...): remove the hook to have it changed"
     for name, parameter in module.named_parameters(recurse=False):
         if isinstance(parameter, UninitializedParameter):
             return "not initialised: run a batch through the model first"

@@ -8,7 +8,7 @@ Types are matched exactly: a subclass may have a forward of its own, so it is le
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import nn
@@ -79,10 +79,13 @@ class Method:
         handlers: exact layer type to handler.
         controller: `controller(config, layers)` makes the controller over the replacements by name, before they are
             put into the model; None for a method that never moves.
+        containers: stock container type to a subclass that runs its layers in another way. A container that holds a
+            replacement of this method becomes one, in place, as long as the method is on the model.
     """
 
     handlers: Mapping[type[nn.Module], Handler]
     controller: Callable[[Any, dict[str, Any]], Controller] | None = None
+    containers: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=dict)
 
 
 _methods: dict[type[MethodConfig], Method] = {}
@@ -101,6 +104,11 @@ def register_method(config_class: type[MethodConfig], method: Method) -> None:
     if not isinstance(getattr(config_class, "method", None), str):
         raise TypeError(f"{config_class.__name__} must set the class variable `method`, its short name")
     _methods[config_class] = method
+
+
+def containers() -> dict[type[nn.Module], type[nn.Module]]:
+    """Return the stock type of every container type that a registered method puts in its place."""
+    return {own: stock for method in _methods.values() for stock, own in method.containers.items()}
 
 
 def method_of(config: MethodConfig) -> Method:

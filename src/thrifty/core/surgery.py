@@ -117,6 +117,17 @@ def swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
         _rebind_hooks(module, replacement)
 
 
+def retype(model: nn.Module, types: Mapping[type[nn.Module], type[nn.Module]], held: Collection[nn.Module]) -> None:
+    """Turn each container of `model` that directly holds one of `held` into the type that `types` has for its own.
+
+    In place, as the model itself may be such a container; the types differ in their methods only.
+    """
+    for module in model.modules():
+        other = types.get(type(module))
+        if other is not None and any(child in held for child in module.children()):
+            module.__class__ = other
+
+
 def _rebind_hooks(module: nn.Module, replacement: nn.Module) -> None:
     """Point the load_state_dict pre-hooks, which hold their module weakly, to the module that lives on."""
     hooks: Iterable[Any] = replacement._load_state_dict_pre_hooks.values()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .load import load_images
     from .locate import SetStatus, known_sets
     from .next_item import NextItems, load_next_items
+    from .shapes import make_convex, make_rectangles
     from .text import TextData, load_text
     from .xc import SparseRows, read_xc
 
@@ -36,6 +37,8 @@ _HOME = {
     "load_labelled_text": "labelled",
     "load_next_items": "next_item",
     "load_text": "text",
+    "make_convex": "shapes",
+    "make_rectangles": "shapes",
     "read_idx": "idx",
     "read_xc": "xc",
     "write_idx": "idx",
@@ -57,6 +60,8 @@ __all__ = [
     "load_labelled_text",
     "load_next_items",
     "load_text",
+    "make_convex",
+    "make_rectangles",
     "read_idx",
     "read_xc",
     "write_idx",

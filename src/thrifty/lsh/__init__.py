@@ -10,11 +10,15 @@ from thrifty.lsh.lazy_adam import LazyAdam, LazyAdamW
 from thrifty.lsh.lazy_sgd import LazySGD
 from thrifty.lsh.linear import LSHLinear
 from thrifty.lsh.multilabel import LSHMultiLabelLoss
+from thrifty.lsh.report import HashReport, hash_report
 from thrifty.lsh.sampled import SampledSoftmaxLoss
 from thrifty.lsh.softmax import LSHSoftmaxLoss
+from thrifty.lsh.table_file import load_tables, save_tables
+from thrifty.lsh.tuning import Tuned, tune_search
 
 __all__ = [
     "LSH",
+    "HashReport",
     "Hashing",
     "LSHLinear",
     "LSHMultiLabelLoss",
@@ -26,5 +30,10 @@ __all__ = [
     "LazySGD",
     "SampledSoftmaxLoss",
     "SlowerThanDenseWarning",
+    "Tuned",
     "calibrate",
+    "hash_report",
+    "load_tables",
+    "save_tables",
+    "tune_search",
 ]

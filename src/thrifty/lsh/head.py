@@ -8,6 +8,7 @@ product. Rows changed by the optimizer since are hashed again when the next batc
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from typing import Any, NamedTuple, Self
 
@@ -16,15 +17,11 @@ from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
 from thrifty.lsh.cost import SlowerThanDenseWarning, predict_head
+from thrifty.lsh.following import Following
 from thrifty.lsh.hashing import Hashing, sizes_for
-from thrifty.lsh.index import ClassIndex
-from thrifty.lsh.readers import Readers
-from thrifty.lsh.resume import Resumable
-from thrifty.lsh.stages import Stages
 from thrifty.ops.active_set import ActiveSet
 from thrifty.ops.take_rows import take_rows
 
-DRIFT_EVERY = 64  # training steps between two looks at the drift
 WHEN = ("auto", "hashed", "dense")
 
 
@@ -37,7 +34,7 @@ class Chosen(NamedTuple):
     ids: Tensor
 
 
-class HashedHead(Resumable, nn.Module):
+class HashedHead(Following, nn.Module):
     """Weight (N, D) and bias (N,) of `nn.Linear(in_features, n_classes)`, with its state_dict keys, and an index.
 
     Args:
@@ -54,7 +51,8 @@ class HashedHead(Resumable, nn.Module):
         device, dtype: as `nn.Linear`.
 
     Attributes:
-        stages: seconds by stage since the last reset (`hash`, `query`, `gather`, `gemm`, `refresh`, `rebuild`).
+        stages: seconds by stage since the last reset (`hash`, `query`, `gather`, `gemm`,
+            `backward`, `refresh`, `rebuild`, `optimizer`).
         last: head and tail of the last training step, or None.
 
     Raises:
@@ -89,15 +87,10 @@ class HashedHead(Resumable, nn.Module):
         self.weight = nn.Parameter(torch.empty(n_classes, in_features, device=device, dtype=dtype))
         made = nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", made)
-        self.hashing = hashing or Hashing()
-        self.readers = Readers()
-        self.stages = Stages()
+        self._start(hashing or Hashing())
         self.last: ActiveSet | None = None
         self._warned = False
-        self.index: ClassIndex | None = None
-        self._changed: list[Tensor] = []
-        self._step = 0
-        self._wait, self._rebuild_at = float(self.hashing.rebuild_first), self.hashing.rebuild_first
+        self._since: float | None = None
         self.reset_parameters()
 
     @classmethod
@@ -120,11 +113,6 @@ class HashedHead(Resumable, nn.Module):
         return f"{self.in_features}, {self.n_classes}, active={self.active}, tail={self.tail}"
 
     @property
-    def extra_bytes(self) -> int:
-        """Memory besides weights: tables and scratch."""
-        return 0 if self.index is None else self.index.bytes
-
-    @property
     def log_weight(self) -> float:
         """The logarithm of what a class of the last step's tail stands for, (N - |head|) / |tail|."""
         found = self.last
@@ -134,24 +122,6 @@ class HashedHead(Resumable, nn.Module):
         """All scores (..., N): the dense layer."""
         self.read(None)
         return nn.functional.linear(x, self.weight, self.bias)
-
-    def rebuild(self) -> None:
-        """Fill the tables anew from the weights: after weights were changed by hand. Raises NonFiniteError."""
-        self.read(None)
-        with self.stages.timed("rebuild"):
-            if self.index is None:
-                self.index = ClassIndex(self.hashing, self.n_classes, self.in_features)
-            self.index.rebuild(self.weight, self.bias)
-            self._changed.clear()
-
-    def read(self, rows: Tensor | None) -> None:
-        """Tell the readers that these rows (each once; None: all) are about to be read."""
-        if self.readers:
-            with self.stages.timed("optimizer"), torch.no_grad():
-                for reader in self.readers:
-                    reader(self.weight, rows, unique=True)
-                    if self.bias is not None:
-                        reader(self.bias, rows, unique=True)
 
     def choose(self, x_RD: Tensor, forced: Tensor) -> Chosen:
         """Scores of a batch's head and tail, for queries (R, D); `forced` int64 classes are always of the head.
@@ -165,7 +135,7 @@ class HashedHead(Resumable, nn.Module):
                                   self.n_classes, 0)  # fmt: skip
             with self.stages.timed("gemm"):
                 return Chosen(self.scores(x_RD), self.last.ids)
-        index = self._follow()
+        index = self.follow()
         with self.stages.timed("hash"):
             codes = index.query_codes(x_RD)
         with self.stages.timed("query"):
@@ -192,15 +162,36 @@ class HashedHead(Resumable, nn.Module):
         return not found.pays and self.when == "auto"
 
     def _scores_of(self, x_RD: Tensor, found: ActiveSet) -> Tensor:
-        self.read(found.ids)
-        with self.stages.timed("gather"):
-            weight_AD = take_rows(self.weight, found.ids, self.sparse)
-            offset_A = None if self.bias is None else take_rows(self.bias, found.ids, self.sparse)
+        weight_AD, offset_A = self.rows(found.ids)
         with self.stages.timed("gemm"):
             if found.tail:
                 correction = found.drawn.to(x_RD.dtype) * self.log_weight
                 offset_A = correction if offset_A is None else offset_A + correction
             return nn.functional.linear(x_RD, weight_AD, offset_A)
+
+    def rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weights (A, D) and biases (A,) of classes `ids` (ascending, each once); their gradients hold these alone."""
+        self.read(ids)
+        with self.stages.timed("gather"):
+            weight_AD = take_rows(self.weight, ids, self.sparse)
+            bias_A = None if self.bias is None else take_rows(self.bias, ids, self.sparse)
+        if weight_AD.requires_grad and not torch._C._are_functorch_transforms_active():
+            weight_AD.register_hook(self._backward_ends)
+        return weight_AD, bias_A
+
+    def clocked(self, loss: Tensor) -> Tensor:
+        """The loss itself; the seconds from its gradient to that of the rows it came from are booked as `backward`."""
+        if loss.requires_grad and not torch._C._are_functorch_transforms_active():
+            loss.register_hook(self._backward_begins)
+        return loss
+
+    def _backward_begins(self, _: Tensor) -> None:
+        self._since = time.perf_counter()
+
+    def _backward_ends(self, _: Tensor) -> None:
+        if self._since is not None:
+            self.stages.add("backward", time.perf_counter() - self._since)
+        self._since = None
 
     def topk(
         self, x: Tensor, k: int, *, probes: int = 8, candidates: int = 4096, exact: bool = False
@@ -228,7 +219,7 @@ class HashedHead(Resumable, nn.Module):
                 values, ids = found.values, found.indices
             else:
                 self.read(None)
-                index = self._follow()
+                index = self.follow()
                 probes = 1 if self.hashing.family == "wta" else probes
                 flat = flat.float()
                 values, ids = index.topk(flat, self.weight, self.bias, k, probes, min(candidates, self.n_classes))
@@ -237,44 +228,6 @@ class HashedHead(Resumable, nn.Module):
                     rest = nn.functional.linear(flat[short], self.weight.float(), _float(self.bias)).topk(k, dim=1)
                     values[short], ids[short] = rest.values, rest.indices
             return values.view(*x.shape[:-1], k), ids.view(*x.shape[:-1], k)
-
-    def _follow(self) -> ClassIndex:
-        """The index, brought up to what training has changed, and rebuilt where it is due."""
-        if self.index is None:
-            self.rebuild()
-        assert self.index is not None
-        if not self.training:
-            self._refresh()
-            return self.index
-        due = self._rebuild_at and self._step >= self._rebuild_at
-        if not due and self.hashing.drift < 1 and self._step and self._step % DRIFT_EVERY == 0:
-            self._refresh()
-            due = self.index.drift(self.weight, self.bias, self._step) > self.hashing.drift
-        if due:
-            self.rebuild()
-            if self._rebuild_at:
-                self._wait *= self.hashing.rebuild_growth
-                self._rebuild_at = self._step + int(self._wait)
-        elif len(self._changed) >= self.hashing.refresh_every:
-            self._refresh()
-        return self.index
-
-    def _refresh(self) -> None:
-        if not self._changed or self.index is None:
-            return
-        with self.stages.timed("refresh"):
-            rows = self._changed[0] if len(self._changed) == 1 else torch.cat(self._changed).unique()
-            self.index.refresh(rows, self.weight, self.bias)
-            self._changed.clear()
-
-    def _forget(self) -> None:
-        """Start as with new weights."""
-        self.index, self._changed, self._step = None, [], 0
-        self._wait, self._rebuild_at = float(self.hashing.rebuild_first), self.hashing.rebuild_first
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        super()._load_from_state_dict(*args, **keywords)
-        self._forget()  # tables of the old weights; made anew at the next use
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

@@ -8,6 +8,7 @@ the old tables whole, and readers of other threads see one or the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -99,6 +100,11 @@ class ClassIndex:
         codes = tables.family.class_codes(self._rows(weight_ND, bias_N, some, tables.centre))
         table_update(rows, codes, self._fifo, self._seed, *tables[2:])
 
+    def refresh_all(self, weight_ND: Tensor, bias_N: Tensor | None) -> None:
+        """As `refresh` of every class, some of them at a time."""
+        for first in range(0, self.classes, CHUNK):
+            self.refresh(range(first, min(first + CHUNK, self.classes)), weight_ND, bias_N)
+
     @torch.no_grad()
     def drift(self, weight_ND: Tensor, bias_N: Tensor | None, step: int) -> float:
         """The share of codes, in a sample of classes, that are no longer those in the tables."""
@@ -155,8 +161,10 @@ class ClassIndex:
             **{name: getattr(tables, name).clone() for name in ("slots", "sizes", "seen", "codes")},
         }  # fmt: skip
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over such a state. Raises ValueError, KeyError or TypeError when it does not fit this index."""
+    def load_state(self, state: Mapping[str, Any], copy: bool = True) -> None:
+        """Take over such a state, or its very tensors where `copy` is False. Raises ValueError, KeyError or
+        TypeError when it does not fit this index.
+        """
         size, features = self.size, self.features + 2
         shapes = {
             "slots": (size.tables, size.buckets, size.capacity), "sizes": (size.tables, size.buckets),
@@ -177,7 +185,7 @@ class ClassIndex:
             if state["planes"].shape != (features, size.tables * size.bits):
                 raise ValueError(f"the planes are {tuple(state['planes'].shape)}")
             family.planes_DP = state["planes"].clone()
-        self.tables = Tables(family, centre, *(state[name].clone() for name in shapes))
+        self.tables = Tables(family, centre, *(state[name].clone() if copy else state[name] for name in shapes))
         self.rebuilds = int(state["rebuilds"])
 
     def built(self) -> Tables:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
+from thrifty.ops._stages import StageSeconds
 
 _EXACT = ("last", "history")
 
@@ -36,6 +38,7 @@ class LazyOptimizer(torch.optim.Optimizer):
             if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{type(self).__name__}: {name} must be a finite number from 0 on, got {value}")
         super().__init__(params, defaults)
+        self._sinks: dict[int, StageSeconds] = {}
 
     def begin(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Make the state of a parameter at its first gradient."""
@@ -67,7 +70,9 @@ class LazyOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step_one(p, group)
+                    sink = self._sinks.get(id(p))
+                    with nullcontext() if sink is None else sink.timed("optimizer"):
+                        self._step_one(p, group)
         return loss
 
     @torch.no_grad()
@@ -105,7 +110,13 @@ class LazyOptimizer(torch.optim.Optimizer):
                 module.register_forward_pre_hook(_BeforeEmbedding(self))
             elif isinstance(readers := getattr(module, "readers", None), list):
                 readers.append(self.catch_up)
+                stages: Any = module.stages
+                self._sinks.update((id(p), stages) for p in module.parameters(recurse=False))
         model.register_state_dict_pre_hook(_BeforeState(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._sinks = getattr(self, "_sinks", {})  # torch calls this to load a state, too
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state; torch would turn counters and histories into the parameters' dtype."""

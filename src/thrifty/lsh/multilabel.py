@@ -62,7 +62,7 @@ class LSHMultiLabelLoss(HashedHead):
         chosen = self.choose(x, labels)
         assert self.last is not None
         drawn = self.last.drawn if self.last.tail else None
-        return self._loss(chosen.scores, rows, torch.searchsorted(chosen.ids, labels), counts, drawn)
+        return self.clocked(self._loss(chosen.scores, rows, torch.searchsorted(chosen.ids, labels), counts, drawn))
 
     def _loss(self, scores_RA: Tensor, rows: Tensor, places: Tensor, counts: Tensor, drawn: Tensor | None) -> Tensor:
         with self.stages.timed("gemm"):

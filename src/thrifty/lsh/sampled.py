@@ -18,7 +18,6 @@ from thrifty.core.errors import UsageError
 from thrifty.core.seeds import derive_seed
 from thrifty.lsh.head import HashedHead
 from thrifty.lsh.labels import one_label_a_row
-from thrifty.ops.take_rows import take_rows
 
 DISTRIBUTIONS = ("uniform", "log-uniform")
 
@@ -49,7 +48,7 @@ class SampledSoftmaxLoss(HashedHead):
     ) -> None:  # fmt: skip
         if samples < 1:
             raise UsageError(f"samples must be at least 1, got {samples}")
-        super().__init__(in_features, n_classes, bias, **settings)
+        super().__init__(in_features, n_classes, bias, when="dense", **settings)
         self.samples = samples
         q = _probabilities(distribution, n_classes)
         self.register_buffer("log_q", q.log().float(), persistent=False)
@@ -77,10 +76,7 @@ class SampledSoftmaxLoss(HashedHead):
         uniform = torch.rand(self.samples, generator=source, dtype=torch.float64)
         negatives = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1]).clamp_(max=self.n_classes - 1)
         ids, places = torch.cat([labels_R, negatives]).unique(return_inverse=True)
-        self.read(ids)
-        with self.stages.timed("gather"):
-            weight_AD = take_rows(self.weight, ids, self.sparse)
-            bias_A = None if self.bias is None else take_rows(self.bias, ids, self.sparse)
+        weight_AD, bias_A = self.rows(ids)
         with self.stages.timed("gemm"):
             every_RA = nn.functional.linear(x_RD, weight_AD, bias_A)
             positive_R1 = every_RA.gather(1, places[: len(labels_R)].unsqueeze(1))
@@ -89,7 +85,7 @@ class SampledSoftmaxLoss(HashedHead):
             negative_RS = every_RA[:, at] - expected
             negative_RS = negative_RS.masked_fill(labels_R.unsqueeze(1) == negatives, -torch.inf)
             target = torch.zeros(len(labels_R), dtype=torch.int64)
-            return nn.functional.cross_entropy(torch.cat([positive_R1, negative_RS], 1), target)
+            return self.clocked(nn.functional.cross_entropy(torch.cat([positive_R1, negative_RS], 1), target))
 
 
 def _probabilities(distribution: str | Tensor, classes: int) -> Tensor:

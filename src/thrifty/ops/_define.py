@@ -128,6 +128,19 @@ def _place(op: Op, answers: Sequence[Tensor | None], count: int) -> tuple[Tensor
     return tuple(placed)
 
 
+def product_rule(op: Op, args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
+    """The tangent of an op that is linear in each of its first two arguments, at least one of which has a tangent."""
+    first, second, *rest = args
+    first_t, second_t = tangents
+    if first_t is None:
+        moved: Tensor = op(first, second_t, *rest)
+    elif second_t is None:
+        moved = op(first_t, second, *rest)
+    else:
+        moved = op(first_t, second, *rest) + op(first, second_t, *rest)
+    return moved
+
+
 def _loop_over_batch(op: Op, batch_size: int, in_dims: Sequence[Any], args: Args) -> tuple[Any, int]:
     """vmap by one call a sample: right for a batch of tangents or cotangents on the same clusters."""
     batched = [i for i, dim in enumerate(in_dims) if isinstance(dim, int)]

@@ -35,13 +35,34 @@ class Geometry:
         """Pixels that one output sees."""
         return self.kernel[0] * self.kernel[1]
 
+    @property
+    def far_padding(self) -> Pair:
+        """Zeros to add (or pixels to leave out, when negative) behind the input so that exactly the outputs fit."""
+        bottom, right = (
+            (self.output[i] - 1) * self.stride[i] + self.dilation[i] * (self.kernel[i] - 1) + 1
+            - self.padding[i] - self.input[i]
+            for i in range(2)
+        )  # fmt: skip
+        return bottom, right
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether `padding` on all four sides gives the same output size, as torch's convolution has it."""
+        for i in range(2):
+            room = self.input[i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1
+            if room < 0 or room // self.stride[i] + 1 != self.output[i]:
+                return False
+        return True
+
     def flat(self) -> list[int]:
         """The twelve numbers as ops and kernels take them."""
         return [*self.input, *self.output, *self.kernel, *self.stride, *self.padding, *self.dilation]
 
     @staticmethod
     def unflat(numbers: list[int]) -> "Geometry":
-        """The inverse of `flat`."""
+        """The inverse of `flat`. Raises ValueError for another length."""
+        if len(numbers) != 12:
+            raise ValueError(f"a geometry: expected 12 numbers, got {len(numbers)}")
         pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
         return Geometry(*pairs)
 
@@ -62,3 +83,25 @@ class Geometry:
             return None
         start = first * step + shift
         return slice(first, last + 1), slice(start, last * step + shift + 1, step)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A 2-D max pool's shape, in pixels; its windows begin `padding` before the map."""
+
+    output: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+    @staticmethod
+    def of(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> "Pool":
+        """Over a map of `size`. Raises ValueError when no window fits."""
+        output = [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
+        if min(output) < 1:
+            raise ValueError(f"a pool of {kernel[0]}x{kernel[1]} pixels is larger than the padded map of {size}")
+        return Pool((output[0], output[1]), kernel, stride, padding)
+
+    def flat(self) -> list[int]:
+        """The eight numbers as kernels take them."""
+        return [*self.output, *self.kernel, *self.stride, *self.padding]

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from thrifty.ops._define import Args, Op
+from thrifty.ops._define import Args, Op, product_rule
 
 
 def _row_ranges(offsets: Tensor) -> Iterator[tuple[int, slice]]:
@@ -66,22 +66,12 @@ def _outer_backward(args: Args, needed: Sequence[bool], gradient: Tensor) -> Seq
     )
 
 
-def _product_rule(op: Op, args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    first, second, offsets = args
-    first_t, second_t = tangents
-    if first_t is None:
-        return op(first, second_t, offsets)
-    if second_t is None:
-        return op(first_t, second, offsets)
-    return op(first_t, second, offsets) + op(first, second_t, offsets)
-
-
 def _mm_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_rule(grouped_mm, args, tangents)
+    return product_rule(grouped_mm, args, tangents)
 
 
 def _outer_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_rule(grouped_outer, args, tangents)
+    return product_rule(grouped_outer, args, tangents)
 
 
 grouped_mm = Op(

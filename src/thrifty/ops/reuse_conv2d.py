@@ -83,16 +83,10 @@ def pixels_of(x_NCHW: Tensor) -> Tensor:
 
 def patches_of(x_NCHW: Tensor, geometry: Geometry) -> Tensor:
     """im2col: (N, C, H, W) -> (N * OH * OW, C * kh * kw), ordered as `weight.flatten(1)`; padding gives zeros."""
-    bottom, right = (_far_padding(geometry, axis) for axis in range(2))
+    bottom, right = geometry.far_padding
     padded = F.pad(x_NCHW, (geometry.padding[1], right, geometry.padding[0], bottom))
     columns = F.unfold(padded, geometry.kernel, dilation=geometry.dilation, stride=geometry.stride)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
-
-
-def _far_padding(geometry: Geometry, axis: int) -> int:
-    """Zeros to add (or rows to leave out, when negative) behind the input so that exactly the outputs fit."""
-    reach = (geometry.output[axis] - 1) * geometry.stride[axis] + geometry.dilation[axis] * (geometry.kernel[axis] - 1)
-    return reach + 1 - geometry.padding[axis] - geometry.input[axis]
 
 
 def table_weight(weight: Tensor, length: int) -> Tensor:

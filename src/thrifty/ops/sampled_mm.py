@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thrifty._load_native import native
 from thrifty.ops._backend import use_native
-from thrifty.ops._define import Args, Op
+from thrifty.ops._define import Args, Op, product_rule
 
 
 class Pattern(NamedTuple):
@@ -111,21 +111,12 @@ def _sparse_backward(args: Args, needed: Sequence[bool], gradient: Tensor) -> Se
     )
 
 
-def _product_rule(op: Op, args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    first, second, *rest = args
-    terms = [op(tangents[0], second, *rest)] if tangents[0] is not None else []
-    if tangents[1] is not None:
-        terms.append(op(first, tangents[1], *rest))
-    total: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-    return total
-
-
 def _sampled_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_rule(sampled_mm, args, tangents)
+    return product_rule(sampled_mm, args, tangents)
 
 
 def _sparse_jvp(args: Args, tangents: Sequence[Tensor | None]) -> Tensor:
-    return _product_rule(sparse_mm, args, tangents)
+    return product_rule(sparse_mm, args, tangents)
 
 
 _PATTERN = "Tensor offsets, Tensor columns, Tensor t_offsets, Tensor t_rows, Tensor order"

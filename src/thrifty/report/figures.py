@@ -19,6 +19,7 @@ _STAGE_MEANING = {
     "gemm": "the products that are left, of centroids with weights",
     "gather": "each result is brought back to the places of its cluster",
     "scatter": "gradients are added up by cluster",
+    "conv": "exact products, of all values or of the nonzeros alone",
 }
 
 

@@ -30,6 +30,7 @@ STAGES = {
     "gemm": ("#1f2937", "#e8eaed"),
     "gather": ("#c27a0b", "#efa83e"),
     "scatter": ("#e0445c", "#d03454"),
+    "conv": ("#7a8794", "#7f8d9b"),
 }
 ROLES = GROUNDS | TEXT | RULES | ARMS | STAGES
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.4)), (0, (6, 1.5, 1.5, 1.5)), (0, (1, 1)))

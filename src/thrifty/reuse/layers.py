@@ -7,6 +7,7 @@ layer runs eagerly between compiled parts.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +16,17 @@ from torch import Tensor, nn
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import restore
 from thrifty.ops import _stages
+from thrifty.ops._backend import use_native
 from thrifty.ops.clusters import Clusters
-from thrifty.ops.geometry import Geometry
+from thrifty.ops.conv_block import Block, conv_block
+from thrifty.ops.geometry import Geometry, Pair, Pool
 from thrifty.ops.reuse_conv2d import multiply_clusters, patches_of, pixels_of, rows_geometry
+from thrifty.ops.skip_conv2d import dense_macs
 from thrifty.reuse.config import Stage
+from thrifty.reuse.encoder import transformed
 from thrifty.reuse.state import ReuseState
+
+_HALF_INPUTS = (torch.float32, torch.bfloat16)
 
 
 class _ReuseLayer(nn.Module):
@@ -43,11 +50,15 @@ class _ReuseLayer(nn.Module):
         stage = self.reuse.stage
         if not self._usable(input, weight):
             return super().forward(input)
-        output = None if stage is None else self._on_clusters(input, stage)
+        output = self._exact(input) if stage is None else self._on_clusters(input, stage)
         if output is None:
             output = super().forward(input)
             self._count(input, weight, output.numel() // weight.shape[0], None)
         return output
+
+    def _exact(self, input: Tensor) -> Tensor | None:
+        """The exact output by a way of its own, or None for the stock layer's."""
+        return None
 
     def _usable(self, x: Tensor, weight: Tensor) -> bool:
         if not self.training or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
@@ -67,9 +78,7 @@ class _ReuseLayer(nn.Module):
     def _count(self, x: Tensor, weight: Tensor, rows: int, clusters: Clusters | None) -> None:
         """Book the multiply-adds of one pass: `rows` outputs of `weight` (M, ...), on clusters or dense."""
         dense = rows * weight.numel()
-        passes = 1
-        if torch.is_grad_enabled():
-            passes += int(weight.requires_grad) + int(x.requires_grad)
+        passes = _passes(x, weight)
         done = dense * passes
         stage = self.reuse.stage
         if clusters is not None and stage is not None:
@@ -115,6 +124,82 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
             y = y.contiguous()
         return y if input.dim() == 4 else y.squeeze(0)
 
+    @torch.compiler.disable
+    def _exact(self, input: Tensor) -> Tensor | None:
+        return self._run_block(input, None, relu=False, pool=None) if self._plain(input) else None
+
+    def with_relu(self, input: Tensor, pool: nn.MaxPool2d | None) -> Tensor | None:
+        """This layer, a ReLU and `pool` as one; None where they must run one by one."""
+        if not self._usable(input, self.weight) or not self._plain(input):
+            return None
+        stage = self.reuse.stage
+        if stage is not None and (self.reuse.patches or self.reuse.gradients == "clusters"):
+            return None
+        return self._run_block(input, stage, relu=True, pool=pool)
+
+    def _plain(self, input: Tensor) -> bool:
+        """Whether nothing but an ordinary backward pass can follow, on what the native kernels take."""
+        return (
+            self.reuse.skip_zeros
+            and input.dim() == 4
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+            and self._takes(input)
+            and not transformed()
+            and torch.autograd.forward_ad._current_level < 0
+        )
+
+    def _takes(self, input: Tensor) -> bool:
+        """Whether the kernels know these dtypes: float32, or bfloat16 products under autocast."""
+        if not torch.is_autocast_enabled("cpu"):
+            return use_native(input, self.weight)
+        takes = use_native(self.weight) and input.device.type == "cpu"
+        return takes and torch.get_autocast_dtype("cpu") == torch.bfloat16 and input.dtype in _HALF_INPUTS
+
+    @torch.compiler.disable
+    def _run_block(self, input: Tensor, stage: Stage | None, *, relu: bool, pool: nn.MaxPool2d | None) -> Tensor | None:
+        geometry = self._geometry(input)
+        pooling = None if pool is None else _pool_of(geometry.output, pool)
+        block = Block(geometry, relu, pooling, self.reuse.limits, half=torch.is_autocast_enabled("cpu"))
+        found = None
+        with _stages.report_to(self.reuse.seconds), torch.autocast("cpu", enabled=False):
+            if stage is not None:
+                with torch.no_grad():
+                    found = self.reuse.quantise(pixels_of(input.float()), stage, input.shape[2] * input.shape[3])
+                if found is None:
+                    stage = None
+            out = conv_block(input, self.weight, self.bias, block, self._multiplied(found, geometry))
+        self._count_block(input, geometry, stage, found)
+        return out
+
+    def _multiplied(
+        self, found: tuple[Tensor, Clusters] | None, geometry: Geometry
+    ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+        """What stands in for the exact convolution."""
+        if found is None:
+            return None
+        centroids, clusters = found
+
+        def approximate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            y = multiply_clusters(centroids, clusters, weight, bias, geometry).permute(0, 3, 1, 2)
+            # A view may not be returned from a backward step's forward: the same memory, as a tensor of its own.
+            return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
+
+        return approximate
+
+    def _count_block(
+        self, x: Tensor, geometry: Geometry, stage: Stage | None, found: tuple[Tensor, Clusters] | None
+    ) -> None:
+        """Book a pass whose exact products report their multiply-adds themselves."""
+        dense = dense_macs(geometry, x.shape[0], self.in_channels, self.out_channels)
+        done = 0
+        if stage is not None and found is not None:
+            encoder = self.reuse.encoder(min(stage.length, self.in_channels), stage.bits)
+            pixels = x.shape[0] * x.shape[2] * x.shape[3]
+            done = int(found[1].remaining_ratio * pixels * self.weight.numel())
+            done += pixels * self.in_channels * encoder.macs_per_value
+        self.reuse.counters.add(steps=1, macs=done, dense_macs=dense * _passes(x, self.weight))
+
     def _geometry(self, batch: Tensor) -> Geometry:
         size = (batch.shape[2], batch.shape[3])
         return Geometry.of(size, self.kernel_size, self.stride, self._zeros_around(), self.dilation)  # type: ignore[arg-type]
@@ -153,6 +238,22 @@ class ReuseLinear(_ReuseLayer, nn.Linear):
             y = multiply_clusters(*found, weight, bias, rows_geometry())
         self._count(input, self.weight, rows.shape[0], found[1])
         return y.view(*input.shape[:-1], self.out_features).to(_result_dtype(input, self.weight))
+
+
+def _passes(x: Tensor, weight: Tensor) -> int:
+    """The products that a training step makes of these two: forward, and one for each gradient."""
+    if not torch.is_grad_enabled():
+        return 1
+    return 1 + int(weight.requires_grad) + int(x.requires_grad)
+
+
+def _pool_of(size: Pair, pool: nn.MaxPool2d) -> Pool:
+    kernel, stride, padding = (_pair(value) for value in (pool.kernel_size, pool.stride, pool.padding))
+    return Pool.of(size, kernel, stride, padding)
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

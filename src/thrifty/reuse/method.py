@@ -4,11 +4,14 @@ from typing import Any
 
 from torch import nn
 
-from thrifty.core.registry import Method, register_method
+from thrifty.core.registry import Handler, Method, register_method
 from thrifty.core.surgery import adopt
+from thrifty.reuse.attention import change_attention, change_out_projection
 from thrifty.reuse.config import Reuse
 from thrifty.reuse.controller import Plateau
 from thrifty.reuse.layers import ReuseConv2d, ReuseLinear
+from thrifty.reuse.recurrent import change_gru, change_lstm
+from thrifty.reuse.sequential import ReuseSequential
 from thrifty.reuse.state import ReuseState
 
 
@@ -16,17 +19,28 @@ def change_conv2d(conv: nn.Conv2d, name: str, config: Reuse) -> nn.Module | str:
     """The replacement, or why the convolution stays dense."""
     if conv.groups > 1:
         return f"groups={conv.groups}: each output sees few channels, so there is little to share"
-    patches = config.pieces == "patches"
-    if config.pieces == "auto" and conv.in_channels < config.min_channels:
+    short = config.pieces == "auto" and conv.in_channels < config.min_channels
+    if short and not config.skip_zeros:
         return f"{conv.in_channels} input channels: pieces this short cost more to look up than to multiply"
-    return adopt(conv, ReuseConv2d, reuse=ReuseState(name, config.seed, config.stages, patches, config.encoder))
+    state = ReuseState(
+        name,
+        config.seed,
+        config.stages,
+        config.pieces == "patches",
+        config.encoder,
+        skip_zeros=config.skip_zeros,
+        clusters_pay=not short,
+        gradients=config.gradients,
+    )
+    return adopt(conv, ReuseConv2d, reuse=state)
 
 
 def change_linear(linear: nn.Linear, name: str, config: Reuse) -> nn.Module | str:
     """The replacement, or why the linear layer stays dense."""
     if not config.linear:
         return "a linear layer pays only where many rows share an input; Reuse(linear=True) changes it"
-    return adopt(linear, ReuseLinear, reuse=ReuseState(name, config.seed, config.stages, encoder=config.encoder))
+    state = ReuseState(name, config.seed, config.stages, encoder=config.encoder)
+    return adopt(linear, ReuseLinear, reuse=state)
 
 
 def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
@@ -34,4 +48,12 @@ def make_controller(config: Reuse, layers: dict[str, Any]) -> Plateau:
     return Plateau(config, [layer.reuse for layer in layers.values()])
 
 
-register_method(Reuse, Method({nn.Conv2d: change_conv2d, nn.Linear: change_linear}, make_controller))
+HANDLERS: dict[type[nn.Module], Handler] = {
+    nn.Conv2d: change_conv2d,
+    nn.Linear: change_linear,
+    nn.LSTM: change_lstm,
+    nn.GRU: change_gru,
+    nn.MultiheadAttention: change_attention,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: change_out_projection,
+}
+register_method(Reuse, Method(HANDLERS, make_controller, containers={nn.Sequential: ReuseSequential}))

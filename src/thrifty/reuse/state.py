@@ -15,6 +15,9 @@ from thrifty.ops.reuse_conv2d import Moments, centroids_of, moments_of, quantisa
 from thrifty.reuse.config import Stage
 from thrifty.reuse.encoder import CodebookEncoder, SignEncoder
 
+LIMITS = (0.25, 0.35)
+"""Shares of nonzeros, forward and backward, up to which skipping the zeros pays on most machines and layers."""
+
 
 class ReuseState:
     """Setting, encoders and counters of one layer.
@@ -24,10 +27,23 @@ class ReuseState:
         stage: the setting in force, or None for dense.
         patches: whether pieces are cut from im2col rows instead of pixels.
         counters: what was done since the last reset.
+        skip_zeros: whether exact products may leave out zeros, and run with the ReLU and pool behind them.
+        gradients: `exact` or `clusters`, where a ReLU follows; see `Reuse.gradients`.
+        limits: see `ops.skip_conv2d`; set by the controller.
+        probing: whether exact ways are being measured; no stage is in force then.
+        clusters_pay: False once clusters were measured to be slower than exact products here.
     """
 
     def __init__(
-        self, name: str, seed: int, stages: tuple[Stage, ...], patches: bool = False, encoder: str = "codebook"
+        self,
+        name: str,
+        seed: int,
+        stages: tuple[Stage, ...],
+        patches: bool = False,
+        encoder: str = "codebook",
+        skip_zeros: bool = False,
+        clusters_pay: bool = True,
+        gradients: str = "exact",
     ) -> None:
         self.name, self.seed, self.stages, self.patches, self.kind = name, seed, stages, patches, encoder
         self.counters = LayerCounters()
@@ -36,16 +52,22 @@ class ReuseState:
         self._row: dict[str, Any] | None = None
         self._warned = False
         self.stage_index = 0
+        self.skip_zeros, self.clusters_pay, self.gradients = skip_zeros, clusters_pay, gradients
+        self.limits = list(LIMITS)
+        self.probing = False
 
     @property
     def stage(self) -> Stage | None:
-        """The setting in force, or None for dense."""
-        return self.stages[self.stage_index] if self.stage_index < len(self.stages) else None
+        """The setting in force, or None for exact products."""
+        if self.probing or not self.clusters_pay or self.stage_index >= len(self.stages):
+            return None
+        return self.stages[self.stage_index]
 
     def settle_counters(self) -> LayerCounters:
         """The counters, with the seconds that the ops reported since."""
         # One by one, as other threads may be adding.
-        self.counters.add(stages_s={stage: self.seconds.pop(stage) for stage in list(self.seconds)})
+        macs, self.seconds.macs = self.seconds.macs, 0
+        self.counters.add(macs=macs, stages_s={stage: self.seconds.pop(stage) for stage in list(self.seconds)})
         return self.counters
 
     def take_row(self) -> dict[str, Any] | None:

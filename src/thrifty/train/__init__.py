@@ -2,6 +2,6 @@
 
 from thrifty.train.config import TrainConfig
 from thrifty.train.folder import load_weights
-from thrifty.train.run import Outcome, run
+from thrifty.train.run import Outcome, Turn, run
 
-__all__ = ["Outcome", "TrainConfig", "load_weights", "run"]
+__all__ = ["Outcome", "TrainConfig", "Turn", "load_weights", "run"]

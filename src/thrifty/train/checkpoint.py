@@ -46,6 +46,12 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
     _sync_folder(folder)
 
 
+def thin(folder: Path) -> None:
+    """Keep the newest checkpoint of `folder` alone: what a training that is over needs."""
+    if (folder / _LAST).exists():
+        (folder / _PREVIOUS).unlink(missing_ok=True)
+
+
 def load(folder: Path, *, identity: dict[str, Any] | None = None) -> tuple[dict[str, Any] | None, list[str]]:
     """Read the newest good checkpoint of `folder`.
 

@@ -39,6 +39,7 @@ class TrainConfig:
         weight_decay: of weight matrices and kernels; biases and normalisation layers have none.
         label_smoothing: share of the target that is spread over all classes, 0..1.
         amp: `none`, or `bf16` for autocast.
+        compile: train through `torch.compile`; the step that compiles is on a clock of its own.
         seed: of initial weights, order, augmentation, dropout and methods.
         limit_train: use so many training images only.
         limit_test: use so many test images only.
@@ -73,6 +74,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     amp: str = "none"
+    compile: bool = False
     seed: int = 0
     limit_train: int | None = None
     limit_test: int | None = None

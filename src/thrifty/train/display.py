@@ -13,10 +13,13 @@ _WIDTHS = (14, 9, 8, 8, 8, 11, 9, 9, 9)
 
 
 class Display:
-    """Prints to `console`; within `with`, a bar follows the steps when the console is a terminal."""
+    """Prints to `console`; within `with`, a bar follows the steps when the console is a terminal.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    A `brief` one announces an arm only when it begins, not when it goes on, so that turns of many arms make one table.
+    """
+
+    def __init__(self, console: Console, *, brief: bool = False) -> None:
+        self.console, self._brief = console, brief
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,11 +52,17 @@ class Display:
 
     def begin_arm(self, arm: str, title: str, notes: Iterable[str], *, step: int, steps: int) -> None:
         """Announce `arm` with `title`, an arm that has done `step` of its `steps`."""
-        self.say(title, style="bold")
-        for note in notes:
-            self.say(note)
-        self.say("".join(word.rjust(width) for word, width in zip(_HEADINGS, _WIDTHS, strict=True)), style="dim")
+        if not (self._brief and step):
+            self.say(title, style="bold")
+            for note in notes:
+                self.say(note)
+        if not self._brief:
+            self.headings()
         self._progress.reset(self._bar, description=arm, total=steps, completed=step, loss="-", visible=True)
+
+    def headings(self) -> None:
+        """Print the words above the columns of `epoch`."""
+        self.say("".join(word.rjust(width) for word, width in zip(_HEADINGS, _WIDTHS, strict=True)), style="dim")
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""

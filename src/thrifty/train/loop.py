@@ -45,16 +45,27 @@ def train_epoch(
         if batch is None:
             return
         learning_rate = rate(session.optimizer)
-        loss, correct = _step(session, *batch, amp=amp, label_smoothing=label_smoothing)
-        tally.train_s += time.perf_counter() - ready
+        loss, correct = train_step(session, *batch, amp=amp, label_smoothing=label_smoothing)
+        seconds = time.perf_counter() - ready
+        if session.compiles:  # once in a process, whatever the length of the training
+            tally.compile_s += seconds
+            session.compiles = False
+        else:
+            tally.train_s += seconds
+            tally.timed_steps += 1
         tally.add_step(loss=loss, correct=correct, images=len(batch[1]), learning_rate=learning_rate)
         after_step()
 
 
-def _step(session: Session, images: Tensor, labels: Tensor, *, amp: str, label_smoothing: float) -> tuple[float, int]:
-    """Do one step, and return its loss and the number of images that were classified rightly."""
+def train_step(
+    session: Session, images: Tensor, labels: Tensor, *, amp: str, label_smoothing: float
+) -> tuple[float, int]:
+    """Do one step, and return its loss and the number of images that were classified rightly.
+
+    Raises NonFiniteError as `train_epoch` does.
+    """
     with autocast(amp):
-        logits = session.model(images)
+        logits = session.call(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     value = loss.item()
     if not math.isfinite(value):

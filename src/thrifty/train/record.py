@@ -55,6 +55,8 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "test_accuracy": accuracies[-1] if accuracies else None,
         "best_test_accuracy": max(accuracies, default=None),
         "train_s": tally.train_s,
+        "compile_s": tally.compile_s,
+        "timed_steps": tally.timed_steps,
         "data_s": tally.data_s,
         "eval_s": tally.eval_s,
         "peak_bytes": tally.peak_bytes,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError, ThriftyError
+from thrifty.data import ImageData
 from thrifty.train import events, folder, record
 from thrifty.train.arms import Arm, fit_arms, parse_arms
 from thrifty.train.config import TrainConfig
@@ -44,13 +45,27 @@ class Outcome:
         return 0 if all(arm["status"] == "finished" for arm in self.record["arms"]) else 1
 
 
-def run(config: TrainConfig, *, command: str = "", console: Console | None = None) -> Outcome:
+@dataclass(frozen=True)
+class Turn:
+    """A run that takes turns with others: it stops, fit to go on, when so many epochs of its arms are done.
+
+    Attributes:
+        data: what `load_data` gives for the run's config; the runs that take turns share it.
+        until_epoch: epochs done at the end of the turn, at least 1.
+    """
+
+    data: ImageData
+    until_epoch: int
+
+
+def run(config: TrainConfig, *, command: str = "", console: Console | None = None, turn: Turn | None = None) -> Outcome:
     """Train the arms of `config` and write the folder of the run.
 
     Args:
         config: the settings; `resume` goes on where the run in `out` was killed or interrupted.
         command: kept in the record.
         console: where progress is shown; standard output where None.
+        turn: train only so far.
 
     Returns:
         The outcome. An arm whose loss left the finite numbers is stopped and told of in its `message`; the other arms
@@ -73,7 +88,7 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
     if config.tensorboard:
         events.check_installed()
     with torch.random.fork_rng(devices=[]), _threads(config.threads):
-        plan = make_plan(config, arms)
+        plan = make_plan(config, arms, turn.data if turn else None)
         settings = {**settings, **plan.facts()}
         arms = fit_arms(arms, steps=plan.steps)
         if earlier is not None:
@@ -83,10 +98,11 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
             if config.overwrite:
                 folder.clear(out)
             content = earlier or record.new_record(arms, settings, command)
-            runner = _Runner(plan, arms, content, out, Display(console or Console()))
+            display = Display(console or Console(), brief=turn is not None)
+            runner = _Runner(plan, arms, content, out, display)
             if earlier is not None:
                 runner.note_resumption()
-            return runner.run()
+            return runner.run(turn.until_epoch if turn else None)
 
 
 class _Runner:
@@ -106,7 +122,7 @@ class _Runner:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._content = {**self._content, "status": "running", "resumed": [*self._content.get("resumed", []), now]}
 
-    def run(self) -> Outcome:
+    def run(self, until_epoch: int | None) -> Outcome:
         """Train what is not yet done."""
         interrupted = False
         self._write()
@@ -116,15 +132,16 @@ class _Runner:
                 if state["status"] == "finished" or (state["status"] == "stopped" and not state.get("resumable")):
                     self._display.say(f"{arm.name}: {state['status']} before, not trained again")
                     continue
-                self._publish(index, self._train(index, arm, watch))
+                self._publish(index, self._train(index, arm, watch, until_epoch))
                 if watch.requested:
                     interrupted = True
                     break
-        self._content["status"] = "stopped" if interrupted else "finished"
+        paused = any(state.get("resumable") for state in self._content["arms"])
+        self._content["status"] = "stopped" if interrupted or paused else "finished"
         self._write()
         return Outcome(self._content, self._out, interrupted)
 
-    def _train(self, index: int, arm: Arm, watch: InterruptWatch) -> dict[str, Any]:
+    def _train(self, index: int, arm: Arm, watch: InterruptWatch, until_epoch: int | None) -> dict[str, Any]:
         """Train one arm, and return its last record whatever became of it."""
         training = None
         try:
@@ -137,7 +154,7 @@ class _Runner:
                 watch=watch,
                 publish=lambda state: self._publish(index, state),
             )
-            return training.run()
+            return training.run(until_epoch)
         except CheckpointError:
             raise
         except (Interrupted, ThriftyError) as error:

@@ -2,11 +2,12 @@
 
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,8 +27,10 @@ class Session:
 
     Attributes:
         model: with the arm's methods applied.
+        call: what a training step calls: `model`, compiled where the run is.
         optimizer: over the model's parameters.
         scheduler: stepped once after each optimizer step.
+        compiles: whether the next step compiles.
         applied: the handle of the methods; None without methods.
         tally: what was done so far.
         notices: what the user should know about the methods on this model.
@@ -50,6 +53,9 @@ class Session:
         self.scheduler: LambdaLR = schedule.make(config.schedule, self.optimizer, steps=steps)
         self.notices: list[str] = []
         self.applied = self._apply(config, arm) if arm.methods else None
+        # Beside the model, not in place of it: its state keeps the stock keys, and testing needs no second compilation.
+        self.call: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        self.compiles = config.compile
         self.tally = Tally()
         # Dropout and the like draw from here on; what building and surgery drew must not shift them.
         seed_generators(config.seed, "training")

@@ -22,6 +22,8 @@ class Tally:
         seen: images of the epoch in progress.
         learning_rate: of the last step.
         train_s: seconds of forward, backward and update.
+        compile_s: seconds of the steps that compiled the model; they are not in `train_s`.
+        timed_steps: steps whose seconds are in `train_s`.
         data_s: seconds of waiting for batches.
         eval_s: seconds of testing.
         peak_bytes: highest peak memory so far.
@@ -38,6 +40,8 @@ class Tally:
     seen: int = 0
     learning_rate: float = 0.0
     train_s: float = 0.0
+    compile_s: float = 0.0
+    timed_steps: int = 0
     data_s: float = 0.0
     eval_s: float = 0.0
     peak_bytes: int = 0

@@ -65,8 +65,8 @@ class ArmTraining:
         tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard else None
         self._events = Events(tensorboard, step=self._session.tally.step)
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end, and return the arm's record.
+    def run(self, until_epoch: int | None = None) -> dict[str, Any]:
+        """Train to the end, or until so many epochs are done, and return the arm's record.
 
         Raises:
             NonFiniteError: the loss left the finite numbers; the newest checkpoint is from before that.
@@ -76,11 +76,14 @@ class ArmTraining:
         self._announce()
         self._publish(self.record())
         try:
-            while tally.epoch < plan.epochs:
+            while tally.epoch < min(plan.epochs, until_epoch or plan.epochs):
                 self._epoch()
         finally:
             self._events.close()
             self._display.end_arm()
+        if tally.epoch < plan.epochs:
+            message = f"paused after epoch {tally.epoch} of {plan.epochs}"
+            return {**self.record(), "status": "stopped", "message": message, "resumable": True}
         return {**self.record(), "status": "finished"}
 
     def record(self) -> dict[str, Any]:

@@ -61,15 +61,9 @@ class Plan:
         }
 
 
-def make_plan(config: TrainConfig, arms: Sequence[Arm]) -> Plan:
-    """Load the data of `config` (resolved), run its network on two images and apply the methods of `arms` to it.
-
-    Raises:
-        UsageError, DataError: the data set is unknown, missing or damaged.
-        UsageError, ModelError: the network is unknown, does not fit the images, or fails on them; methods that
-            cannot be applied to it.
-    """
-    data = load_images(
+def load_data(config: TrainConfig) -> ImageData:
+    """Load the data of `config`. Raises UsageError, DataError: the data set is unknown, missing or damaged."""
+    return load_images(
         config.data,
         root=config.data_root,
         limit_train=config.limit_train,
@@ -77,6 +71,19 @@ def make_plan(config: TrainConfig, arms: Sequence[Arm]) -> Plan:
         image_size=config.image_size,
         seed=config.seed,
     )
+
+
+def make_plan(config: TrainConfig, arms: Sequence[Arm], data: ImageData | None = None) -> Plan:
+    """Load the data of `config` (resolved), run its network on two images and apply the methods of `arms` to it.
+
+    `data` is what `load_data` gives for `config`, where somebody has loaded it already.
+
+    Raises:
+        UsageError, DataError: the data set is unknown, missing or damaged.
+        UsageError, ModelError: the network is unknown, does not fit the images, or fails on them; methods that
+            cannot be applied to it.
+    """
+    data = data or load_data(config)
     per_epoch = len(_train_batches(config, data, 0, 0))
     steps = config.epochs * per_epoch
     if config.limit_steps is not None:

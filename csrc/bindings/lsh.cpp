@@ -1,37 +1,10 @@
-// The kernels of hashed layers and of the optimizers that touch single rows, as Python functions. Rules as in module.cpp.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-
+// The kernels of hashed layers: hash families, tables, and single entries of products.
 #include <algorithm>
-#include <optional>
 
-#include "bindings.h"
-#include "thrifty/dispatch.h"
+#include "arrays.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
-using namespace thrifty::bindings;
-
+namespace thrifty::bindings {
 namespace {
-
-void require(bool condition, const std::string& message) {
-    if (!condition) throw std::invalid_argument(message);
-}
-
-// Requires 0 <= value < below for all 64-bit numbers.
-template <typename A>
-void require_rows(const A& array, const char* name, std::size_t below, const char* meaning) {
-    bool wrong = false;
-    for (std::size_t i = 0; i < array.size(); ++i) wrong |= static_cast<uint64_t>(array.data()[i]) >= below;
-    require(!wrong, std::string(name) + ": holds values out of range: expected 0 to " + std::to_string(below) +
-                        " - 1 (" + meaning + ")");
-}
-
-void require_between(const char* name, int64_t value, int64_t least, int64_t most) {
-    require(value >= least && value <= most, std::string(name) + ": expected " + std::to_string(least) + " to " +
-                                                 std::to_string(most) + ", got " + std::to_string(value));
-}
 
 // ---- hash families ----
 
@@ -114,7 +87,7 @@ void require_tables(const Array<const int32_t, 3>& slots, const Array<const int3
     require_size(sizes, "sizes", 1, slots.shape(1), "buckets");
 }
 
-void table_update(std::optional<Array<const int64_t, 1>> rows, int64_t first, Array<const int32_t, 2> fresh, bool fifo,
+void table_update(const Maybe<const int64_t, 1>& rows, int64_t first, Array<const int32_t, 2> fresh, bool fifo,
                   uint64_t seed, Array<int32_t, 3> slots, Array<int32_t, 2> sizes, Array<int32_t, 2> seen,
                   Array<int32_t, 2> codes) {
     const std::size_t tables = slots.shape(0), buckets = slots.shape(1), capacity = slots.shape(2);
@@ -137,7 +110,7 @@ void table_update(std::optional<Array<const int64_t, 1>> rows, int64_t first, Ar
     require_below(fresh, "fresh", signed_size(buckets), "buckets");
     const auto kernel = thrifty::kernels().table_update;
     nb::gil_scoped_release nogil;
-    kernel(rows ? rows->data() : nullptr, fresh.data(), first, signed_size(count), signed_size(classes),
+    kernel(data_or_null(rows), fresh.data(), first, signed_size(count), signed_size(classes),
            signed_size(tables), signed_size(buckets), signed_size(capacity), fifo, seed, slots.data(), sizes.data(),
            seen.data(), codes.data());
 }
@@ -177,7 +150,7 @@ void row_candidates(Array<const int32_t, 3> codes, Array<const int32_t, 3> slots
            signed_size(ids.shape(1)), ids.data(), found.data());
 }
 
-void rank_top(Array<const float, 2> x, Array<const float, 2> weight, std::optional<Array<const float, 1>> bias,
+void rank_top(Array<const float, 2> x, Array<const float, 2> weight, const Maybe<const float, 1>& bias,
               Array<const int32_t, 2> ids, Array<const int64_t, 1> found, Array<int64_t, 2> best,
               Array<float, 2> scores) {
     const std::size_t rows = x.shape(0), limit = ids.shape(1), k = best.shape(1);
@@ -200,7 +173,7 @@ void rank_top(Array<const float, 2> x, Array<const float, 2> weight, std::option
     }
     const auto kernel = thrifty::kernels().rank_top;
     nb::gil_scoped_release nogil;
-    kernel(x.data(), signed_size(rows), signed_size(x.shape(1)), weight.data(), bias ? bias->data() : nullptr,
+    kernel(x.data(), signed_size(rows), signed_size(x.shape(1)), weight.data(), data_or_null(bias),
            ids.data(), found.data(), signed_size(limit), signed_size(k), best.data(), scores.data());
 }
 
@@ -234,8 +207,6 @@ void sparse_mm(Array<const int64_t, 1> offsets, Array<const int32_t, 1> columns,
 
 }  // namespace
 
-void bind_row_optimizers(nb::module_& m);
-
 void bind_lsh(nb::module_& m) {
     m.def("pack_signs", &pack_signs, "projections"_a.noconvert(), "thresholds"_a.noconvert(), "codes"_a.noconvert(),
           "Writes codes (rows, tables) of projections (rows, tables * bits) above thresholds (tables, bits).");
@@ -262,5 +233,6 @@ void bind_lsh(nb::module_& m) {
           "columns"_a.noconvert(), "y"_a.noconvert(), "Writes the named entries of x @ weight.T to y.");
     m.def("sparse_mm", &sparse_mm, "offsets"_a.noconvert(), "columns"_a.noconvert(), "values"_a.noconvert(),
           "b"_a.noconvert(), "y"_a.noconvert(), "Writes the product of a sparse matrix and b to y.");
-    bind_row_optimizers(m);
 }
+
+}  // namespace thrifty::bindings

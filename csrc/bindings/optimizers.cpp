@@ -1,14 +1,7 @@
-// The steps of optimizers that touch single rows, as Python functions. Rules as in module.cpp.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// The steps of optimizers that touch single rows.
+#include "arrays.h"
 
-#include "bindings.h"
-#include "thrifty/dispatch.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
-using namespace thrifty::bindings;
-
+namespace thrifty::bindings {
 namespace {
 
 using Matrix = Array<float, 2>;
@@ -16,13 +9,9 @@ using Matrix = Array<float, 2>;
 // Requires rows of a matrix, and for each a step it has seen that is not negative.
 void require_seen(const Array<const int64_t, 1>& rows, const Array<int32_t, 1>& last, std::size_t classes) {
     require_size(last, "last", 0, classes, "rows of p");
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        const uint64_t row = static_cast<uint64_t>(rows.data()[i]);
-        if (row >= classes)
-            throw std::invalid_argument("rows: holds values out of range: expected 0 to " + std::to_string(classes) +
-                                        " - 1 (rows of p)");
-        if (last.data()[row] < 0) throw std::invalid_argument("last: expected steps from 0 on");
-    }
+    require_rows(rows, "rows", classes, "rows of p");
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        if (last.data()[rows.data()[i]] < 0) throw std::invalid_argument("last: expected steps from 0 on");
 }
 
 void require_like(const Matrix& array, const char* name, const Matrix& p) {
@@ -101,10 +90,7 @@ void adagrad_rows(Array<const int64_t, 1> rows, Array<const float, 2> gradient, 
     require_gradient(gradient, rows, p);
     require_size(sum, "sum", 0, p.shape(0), "rows of p");
     require_size(sum, "sum", 1, rowwise ? 1 : p.shape(1), rowwise ? "one a row" : "channels of p");
-    for (std::size_t i = 0; i < rows.size(); ++i)
-        if (static_cast<uint64_t>(rows.data()[i]) >= p.shape(0))
-            throw std::invalid_argument("rows: holds values out of range: expected 0 to " + std::to_string(p.shape(0)) +
-                                        " - 1 (rows of p)");
+    require_rows(rows, "rows", p.shape(0), "rows of p");
     const auto kernel = thrifty::kernels().adagrad_rows;
     nb::gil_scoped_release nogil;
     kernel(rows.data(), gradient.data(), signed_size(rows.size()), signed_size(p.shape(1)), rate, eps, rowwise, p.data(),
@@ -113,7 +99,7 @@ void adagrad_rows(Array<const int64_t, 1> rows, Array<const float, 2> gradient, 
 
 }  // namespace
 
-void bind_row_optimizers(nb::module_& m) {
+void bind_optimizers(nb::module_& m) {
     m.def("adam_skip", &adam_skip, "rows"_a.noconvert(), "now"_a, "rate"_a.noconvert(), "root"_a.noconvert(),
           "shrink"_a.noconvert(), "beta1"_a, "beta2"_a, "eps"_a, "p"_a.noconvert(), "m"_a.noconvert(),
           "v"_a.noconvert(), "last"_a.noconvert(), "Does for rows the steps of Adam in which their gradient was zero.");
@@ -129,3 +115,5 @@ void bind_row_optimizers(nb::module_& m) {
     m.def("adagrad_rows", &adagrad_rows, "rows"_a.noconvert(), "gradient"_a.noconvert(), "rate"_a, "eps"_a, "rowwise"_a,
           "p"_a.noconvert(), "sum"_a.noconvert(), "Does one step of Adagrad on rows of p with their gradient.");
 }
+
+}  // namespace thrifty::bindings
