@@ -28,6 +28,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule("reuse", place="exchanges layers one for one: before whatever wraps the model or records what it computes"),
+    Rule("merge", place="wraps the model for data parallelism: after whatever exchanges layers"),
 )
 
 
