@@ -8,7 +8,7 @@ import importlib
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 
-_HOMES = {"merge": ("thrifty.distributed", "MergedGradients"), "reuse": ("thrifty.reuse", "Reuse")}
+_HOMES = {"reuse": ("thrifty.reuse", "Reuse"), "merge": ("thrifty.distributed", "MergedGradients")}
 
 
 def method_names() -> tuple[str, ...]:

@@ -79,10 +79,13 @@ def make_plan(
         counts = optimal_counts(profile, cost, in_flight)
     else:
         counts = RIVALS[rule](profile, cost)
-    return _plan(profile, cost, counts, in_flight, rule)
+    return plan_of_counts(profile, cost, counts, in_flight, rule)
 
 
-def _plan(profile: GradientProfile, cost: TransferCost, counts: Sequence[int], in_flight: int, rule: str) -> MergePlan:
+def plan_of_counts(
+    profile: GradientProfile, cost: TransferCost, counts: Sequence[int], in_flight: int, rule: str
+) -> MergePlan:
+    """The plan with buckets of `counts` gradients each, under the name of a rule."""
     ends = list(accumulate(counts))
     spans = list(zip([0, *ends], ends, strict=False))
     return MergePlan(
