@@ -50,7 +50,7 @@ def test_one_worker_sends_nothing_and_steps_never_shrink():
 def test_at_scale_latency_makes_the_hierarchy_win():
     points = sweep(PROFILE, LINK, [4096], rules=["optimal"])
     of = {point.algorithm: point for point in points}
-    assert of["hierarchical"].step_s < of["ring"].step_s / 3
+    assert of["hierarchical"].step_s - PROFILE.compute_s < (of["ring"].step_s - PROFILE.compute_s) / 5
     assert of["hierarchical"].group in group_sizes(4096)
 
 

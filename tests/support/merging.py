@@ -109,6 +109,7 @@ def whole_way(rank: int, folder: str) -> dict[str, Any]:
         "file": Path(config.saved or "").is_file(),
         "one_call": sorted(name for bucket in realised(one_call) for name in bucket),
         "names": sorted(name for name, _ in model.named_parameters()),
+        "drift": drift(rank),
     }
 
 
@@ -119,7 +120,7 @@ def disagreements(rank: int) -> dict[str, str]:
     def note(name: str, call: Any) -> None:
         try:
             call()
-        except ThriftyError as error:
+        except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
         else:
             found[name] = "no error"
@@ -162,13 +163,10 @@ def _in_group(rank: int) -> None:
 def drift(rank: int) -> list[str]:
     """Plans that DistributedDataParallel cannot follow: told once, with what is different."""
     model, x, y = problem(rank)
-    names = [name for name, _ in model.named_parameters()]  # not the order of readiness
     sizes = {name: parameter.numel() * 4 for name, parameter in model.named_parameters()}
-    plan = MergePlan(
-        (tuple(names[:2]), tuple(names[2:])),
-        (sum(sizes[name] for name in names[:2]), sum(sizes[name] for name in names[2:])),
-        0.0, "optimal", 2,
-    )  # fmt: skip
+    early = tuple(name for name in sizes if name.startswith("first"))  # ready last
+    late = tuple(name for name in sizes if name not in early)
+    plan = MergePlan((early, late), tuple(sum(sizes[n] for n in part) for part in (early, late)), 0.0, "optimal", 2)
     wrapped = hand_over(model, plan)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # name -> module that defines it; the order is that of the list
 MODULES = {
     "data-throughput": "thrifty.bench.data_throughput",
+    "merge-plan": "thrifty.bench.merge_plan",
     "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
     "reuse-inference": "thrifty.bench.reuse_inference",

@@ -39,7 +39,7 @@ class Roofline:
     share: float = 1.0
 
 
-P40 = Roofline("Tesla P40", flops=11.8e12, bytes_per_s=346e9, share=0.75)
+P40 = Roofline("Tesla P40", flops=11.8e12, bytes_per_s=346e9, share=0.6)
 """Peaks from the vendor's data sheet. The share puts ResNet-50 at about 162 images/s with 32 images, fp32: the 142 that
 arXiv 1807.11205 comes down to on each of 2048 P40, over the 87.9 % that it scales with."""
 
