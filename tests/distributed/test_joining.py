@@ -37,7 +37,7 @@ def world(monkeypatch, free_port):
 def test_no_world(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set: start .* with torchrun"):
+    with pytest.raises(UsageError, match=r"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set: start .* with torchrun"):
         join()
 
 
@@ -104,7 +104,7 @@ def test_models_that_something_else_holds_are_refused():
     inside[1].compile(backend="eager")
     with pytest.raises(ModelError, match="part '1' of the model is compiled"):
         data_parallel(inside, lambda: inside(torch.ones(1, 2)).sum())
-    with pytest.raises(ModelError, match="part '0' of the model is a FSDPLinear: .* before fully_shard"):
+    with pytest.raises(ModelError, match=r"part '0' of the model is a FSDPModule: .* before fully_shard"):
         data_parallel(nn.Sequential(sharded()), lambda: torch.zeros(()))
 
 

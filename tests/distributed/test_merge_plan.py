@@ -138,7 +138,10 @@ def test_four_hundred_gradients(in_flight):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda p, c: make_plan(p, c, rule="best"), "no merge rule is called 'best'; choose one of optimal, per-tensor"),
+        (
+            lambda p, c: make_plan(p, c, rule="best"),
+            "no merge rule is called 'best'; choose one of optimal, per-tensor",
+        ),
         (lambda p, c: make_plan(p, c, in_flight=3), "in flight are 1 or 2, got 3"),
         (lambda p, c: timeline(p, [1], c), r"buckets of \[1\] gradients do not part 2 gradients"),
         (lambda p, c: timeline(p, [2, 0], c), "do not part"),

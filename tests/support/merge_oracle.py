@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ def all_counts(n: int):
     for cuts in range(n):
         for places in combinations(range(1, n), cuts):
             edges = [0, *places, n]
-            yield [j - i for i, j in zip(edges, edges[1:], strict=False)]
+            yield [j - i for i, j in pairwise(edges)]
 
 
 def end_of(profile: GradientProfile, counts: list[int], cost: TransferCost, in_flight: int) -> float:

@@ -189,6 +189,7 @@ def dying(rank: int, when: str) -> str:
         return loss_of(model, x, y)
 
     if rank == 1 and when == "transfers":
+
         def leave(*_: Any, **__: Any) -> None:
             os._exit(9)
 

@@ -148,10 +148,19 @@ def run_pair(job: Mapping[str, Any], rate: str | None, limit_s: float) -> dict[s
                 "OMP_NUM_THREADS": "1", **own,
             }  # fmt: skip
             said = stack.enter_context((folder / f"said-{rank}").open("w+"))
-            words = [sys.executable, "-m", "thrifty.bench.merge_worker", json.dumps({**job, "out": str(folder / "out")})]
+            words = [
+                sys.executable,
+                "-m",
+                "thrifty.bench.merge_worker",
+                json.dumps({**job, "out": str(folder / "out")}),
+            ]
             processes.append(
-                subprocess.Popen([*(link.inside(rank) if link else []), *words], env=environment, stdout=said,
-                                 stderr=subprocess.STDOUT)  # fmt: skip
+                subprocess.Popen(
+                    [*(link.inside(rank) if link else []), *words],
+                    env=environment,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                )
             )
         _wait(processes, folder, limit_s)
         found: dict[str, Any] = json.loads((folder / "out").read_text(encoding="utf-8"))

@@ -25,7 +25,9 @@ def plan(
     from thrifty.core.errors import UsageError
 
     if not distributed:
-        raise UsageError("thrifty plan makes merge plans so far: torchrun --nproc-per-node 2 -m thrifty plan --distributed")
+        raise UsageError(
+            "thrifty plan makes merge plans so far: torchrun --nproc-per-node 2 -m thrifty plan --distributed"
+        )
 
     from thrifty.cli.plan_distributed import plan_distributed
 

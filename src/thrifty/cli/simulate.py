@@ -15,9 +15,7 @@ def simulate(
     profile: Annotated[
         Path | None, typer.Option(help="A measured profile instead: what --saved of thrifty plan has written.")
     ] = None,
-    workers: Annotated[
-        str, typer.Option(help="Powers of two up to this number, or a list such as 8,32,64.")
-    ] = "4096",
+    workers: Annotated[str, typer.Option(help="Powers of two up to this number, or a list such as 8,32,64.")] = "4096",
     bandwidth: Annotated[
         str, typer.Option(help="Of the network, in each direction.", rich_help_panel=_NETWORK)
     ] = "10Gbit",
@@ -35,9 +33,7 @@ def simulate(
         int | None,
         typer.Option(help="Workers in a group of the hierarchical one; default: the best.", rich_help_panel=_NETWORK),
     ] = None,
-    in_flight: Annotated[
-        int, typer.Option(help="Transfers at a time: NCCL 1, gloo 2.", rich_help_panel=_NETWORK)
-    ] = 1,
+    in_flight: Annotated[int, typer.Option(help="Transfers at a time: NCCL 1, gloo 2.", rich_help_panel=_NETWORK)] = 1,
     rule: Annotated[str, typer.Option(help="A merge rule, several with commas, or all.")] = "all",
     batch: Annotated[
         int | None, typer.Option(help="Images a worker and step; default: the network's own.", rich_help_panel=_STEP)
@@ -45,7 +41,9 @@ def simulate(
     image_size: Annotated[int, typer.Option(help="Side of the images in pixels.", rich_help_panel=_STEP)] = 224,
     compute: Annotated[
         str | None,
-        typer.Option(help="Forward and backward pass of a worker, as 0.2s; default: a Tesla P40.", rich_help_panel=_STEP),
+        typer.Option(
+            help="Forward and backward pass of a worker, as 0.2s; default: a Tesla P40.", rich_help_panel=_STEP
+        ),
     ] = None,
     gradient: Annotated[str, typer.Option(help="On the wire: fp32, fp16 or bf16.", rich_help_panel=_STEP)] = "fp32",
     jitter: Annotated[

@@ -159,11 +159,11 @@ def _assumptions(request: Request, profile: GradientProfile, link: Link, where: 
     batch = "" if request.batch is None else f", {request.batch} images a worker"
     uneven = f"jitter {request.jitter:g}, {request.stragglers:g} of them {request.straggler_factor:g} times slower"
     return {
-        "compute": f"{numbers.seconds(profile.compute_s)} a step (forward {numbers.seconds(profile.forward_s)}, backward "
-        f"{numbers.seconds(profile.backward_s)}){batch}; {where}",
+        "compute": f"{numbers.seconds(profile.compute_s)} a step (forward {numbers.seconds(profile.forward_s)}, "
+        f"backward {numbers.seconds(profile.backward_s)}){batch}; {where}",
         "gradients": f"{numbers.size(profile.total_bytes)} in {len(profile.names)} tensors, {request.gradient}",
-        "network": f"{numbers.size(link.bytes_per_s)}/s each way, {numbers.seconds(link.latency_s)} a message, no other "
-        "traffic",
+        "network": f"{numbers.size(link.bytes_per_s)}/s each way, {numbers.seconds(link.latency_s)} a message, "
+        "no other traffic",
         "groups": f"{numbers.size(local)}/s, {numbers.seconds(local_latency)}",
         "adding up": f"{numbers.size(link.add_bytes_per_s)}/s",
         "in flight": str(request.in_flight),
@@ -213,7 +213,8 @@ def _show(rows: list[dict[str, Any]], assumed: dict[str, str], request: Request,
     for point in POINTS:
         if point.network == request.model and request.profile is None:
             console.print(
-                f"published: {numbers.percent(point.efficiency)} at {point.workers} workers, {point.what} "
+                f"published: {numbers.percent(point.efficiency)} at {point.workers} workers, {point.algorithm}, "
+                f"{point.what} "
                 f"({point.source})",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip

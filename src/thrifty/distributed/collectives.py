@@ -3,11 +3,12 @@
 alpha is the latency of a message, beta the seconds a byte takes on the link, gamma those that adding it up takes:
 
     ring               2 (n-1) alpha            + m (2 beta + gamma) (n-1)/n
-    halving-doubling   2 log2(n) alpha          + m (2 beta + gamma) (n-1)/n     (+ 2 alpha + 2 m beta when n is no power of 2)
+    halving-doubling   2 log2(n) alpha          + m (2 beta + gamma) (n-1)/n     (*)
     hierarchical       4 (k-1) alpha_in + 2 (n/k-1) alpha + m (4 beta_in + gamma) (k-1)/k + m (2 beta + gamma) (1 - k/n)
 
-Hierarchical, as in Jia et al. (arXiv 1807.11205): reduce in groups of k to a leader, ring among the leaders, broadcast
-in the groups. Thakur, Rabenseifner & Gropp (IJHPCA 2005) for the first two.
+(*) and 2 alpha + 2 m beta where n is no power of two. Hierarchical, as in Jia et al. (arXiv 1807.11205): reduce in
+groups of k to a leader, ring among the leaders, broadcast in the groups. The first two: Thakur, Rabenseifner & Gropp
+(IJHPCA 2005).
 """
 
 from __future__ import annotations

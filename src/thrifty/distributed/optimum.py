@@ -17,6 +17,8 @@ last to the first, buckets are joined as long as the end stays where it is.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -191,7 +193,7 @@ def _joined(counts: list[int], ready: Floats, startup: Floats, wire: Floats) -> 
     """
     edges = np.concatenate([[0], np.cumsum(counts)]).tolist()
     states = [(0.0, 0.0)]  # (p, q) before each bucket
-    for i, j in zip(edges, edges[1:], strict=False):
+    for i, j in pairwise(edges):
         states.append((states[-1][1], _over(states[-1], i, j, ready, startup, wire)))
     limit_p, limit_q = np.inf, states[-1][1] * (1 + ROUNDING)
     joined: list[int] = []

@@ -59,9 +59,7 @@ class MergePlan:
         return cls(**decode_fields(cls, state, "merge plan"))
 
 
-def make_plan(
-    profile: GradientProfile, cost: TransferCost, *, in_flight: int = 1, rule: str = OPTIMAL
-) -> MergePlan:
+def make_plan(profile: GradientProfile, cost: TransferCost, *, in_flight: int = 1, rule: str = OPTIMAL) -> MergePlan:
     """The plan that a rule makes; the optimum unless another is named.
 
     Args:

@@ -20,14 +20,15 @@ class Point:
     network: str
     workers: int
     efficiency: float
+    algorithm: str
     what: str
     source: str
 
 
 JIA = "Jia et al., arXiv 1807.11205"
 POINTS = (
-    Point("resnet50", 2048, 0.879, "Tesla P40, 100 Gbit/s, hierarchical, fp16", f"{JIA}, as quoted by others"),
-    Point("resnet50", 2048, 0.97, "the same run", "the authors' own article"),
+    Point("resnet50", 2048, 0.879, "hierarchical", "Tesla P40, 100 Gbit/s, fp16", f"{JIA}, as quoted by others"),
+    Point("resnet50", 2048, 0.97, "hierarchical", "the same run", "the authors' own article"),
 )
 
 RULES = {"single": "BSP", "per-tensor": "WFBP", "mg-wfbp": "MG-WFBP"}

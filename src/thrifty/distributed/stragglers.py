@@ -1,13 +1,13 @@
 """Steps of workers that are not equally fast: jitter, and now and then a straggler, as events in simulated time.
 
 Every stretch of the backward pass takes each worker its own time. A bucket goes out when the last worker has it ready,
-waits for a place among the transfers in flight, and after its start-up for the wire. The next step begins when all are
-over. Without jitter and stragglers this is the recurrence of `schedule`.
+waits for a place among the transfers in flight, and after its start-up for the wire, which serves in order. The next
+step begins when all are over. Without jitter and stragglers this is the recurrence of `schedule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,23 +79,25 @@ def simulate_steps(
     startup, wire = (cost.startup(size), cost.wire(size)) if in_flight == 2 else (0 * size, cost.alone(size))
     random = np.random.default_rng(seed)
     clock = simpy.Environment()
-    places, lane = simpy.Resource(clock, in_flight), simpy.Resource(clock, 1)
+    places = simpy.Resource(clock, in_flight)
     found: list[float] = []
 
-    def transfer(k: int, ready_s: float) -> Iterator[Any]:
+    def transfer(k: int, ready_s: float, one_before: Any) -> Generator[Any, Any, None]:
         yield clock.timeout(ready_s)
         with places.request() as place:
             yield place
             yield clock.timeout(float(startup[k]))
-            with lane.request() as turn:
-                yield turn
-                yield clock.timeout(float(wire[k]))
+            if one_before is not None:
+                yield one_before  # the wire serves in order
+            yield clock.timeout(float(wire[k]))
 
-    def train() -> Iterator[Any]:
+    def train() -> Generator[Any, Any, None]:
         for _ in range(steps):
             begun = clock.now
             at = _slowest(stretches, workers, uneven, random)
-            sent = [clock.process(transfer(k, float(at[k + 1]))) for k in range(len(counts))] if workers > 1 else []
+            sent: list[Any] = []
+            for k in range(len(counts) if workers > 1 else 0):
+                sent.append(clock.process(transfer(k, float(at[k + 1]), sent[-1] if sent else None)))
             yield clock.all_of([*sent, clock.timeout(float(at[-1]))])
             found.append(clock.now - begun)
 

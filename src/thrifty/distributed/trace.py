@@ -57,7 +57,9 @@ def trace_profile(model: nn.Module, inputs: Sequence[Tensor], machine: Roofline 
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters or any(parameter.device.type != "meta" for parameter in model.parameters()):
-        raise ModelError("a profile is traced from a model whose parameters are on the meta device, some of them trained")
+        raise ModelError(
+            "a profile is traced from a model whose parameters are on the meta device, some of them trained"
+        )
     meter = _Meter(machine, parameters)
     ready: dict[str, float] = {}
     handles = [

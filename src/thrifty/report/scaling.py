@@ -20,7 +20,7 @@ def scaling(name: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Ma
     Args:
         name: of the network, for the heading.
         rows: with `workers`, `algorithm`, `rule` and `efficiency`, or `uneven_efficiency` where there is one.
-        published: points with `workers` and `efficiency`, drawn into every panel.
+        published: points with `workers` and `efficiency`; into the panel of their `algorithm`, or into every one.
     """
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
     rules = list(dict.fromkeys(row["rule"] for row in rows))
@@ -32,13 +32,16 @@ def scaling(name: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Ma
         for place, rule in enumerate(rules):
             _line(axes, [row for row in rows if (row["algorithm"], row["rule"]) == (algorithm, rule)], place, rule)
         for number, point in enumerate(published):
+            if point.get("algorithm", algorithm) != algorithm:
+                continue
             axes.plot(
                 [point["workers"]], [100 * point["efficiency"]], linestyle="none", marker="*", markersize=10,
-                color=light("ink"), label="published" if number == 0 else "_",
+                color=light("ink"), label="published" if number == 0 else "_", zorder=20,
             )  # fmt: skip
         _dress(axes, algorithm, sorted({row["workers"] for row in rows}))
     grid[0].set_ylabel(f"{name}: scaling efficiency, %", fontsize=TEXT, color=light("muted"))
-    handles, labels = grid[0].get_legend_handles_labels()
+    named = dict(pair[::-1] for axes in grid for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    labels, handles = list(named), list(named.values())
     figure.legend(
         handles, labels, loc="outside upper left", ncols=5, frameon=False, fontsize=TEXT, labelcolor=light("ink")
     )
@@ -48,12 +51,13 @@ def scaling(name: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Ma
 def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], place: int, rule: str) -> None:
     pairs = [(row["workers"], row.get("uneven_efficiency", row["efficiency"])) for row in rows]
     pairs = [(workers, 100 * efficiency) for workers, efficiency in pairs if efficiency is not None]
+    turn = place + place // len(ARMS)  # where colours begin anew, dashes and markers are one further
     if pairs:
         # The first line is drawn last, on top: it is the one that matters.
         axes.plot(
             *zip(*pairs, strict=True), label=rule.replace("$", r"\$"), color=light(f"arm-{(place + 1) % len(ARMS)}"),
-            linewidth=2.2 if place == 0 else 1.3, linestyle=DASHES[place % len(DASHES)],
-            marker=MARKERS[place % len(MARKERS)], markersize=3.5, zorder=10 - place,
+            linewidth=2.2 if place == 0 else 1.3, linestyle=DASHES[turn % len(DASHES)],
+            marker=MARKERS[turn % len(MARKERS)], markersize=3.5, zorder=10 - place,
         )  # fmt: skip
 
 
