@@ -17,13 +17,6 @@ from thrifty.distributed.plan import MergePlan
 
 
 @pytest.fixture
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-@pytest.fixture
 def world(monkeypatch, free_port):
     def describe(**variables: object) -> None:
         settings = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port, **variables}

@@ -211,3 +211,18 @@ def versions(rank: int, port: int) -> str:
     except DistributedError as error:
         return str(error)
     return "no error"
+
+
+def page(rank: int, block: str, port: int) -> dict[str, Any]:
+    """Run a block of a page between a reader's own model, batches and optimizer."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    model, _, _ = problem(rank, seed=rank)  # other weights on each process: wrapping makes them equal
+    own = torch.Generator().manual_seed(rank)
+    names = {
+        "model": model,
+        "criterion": nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "batches": [(torch.randn(8, 10, generator=own), torch.randint(4, (8,), generator=own)) for _ in range(3)],
+    }
+    exec(compile(block, "page", "exec"), names)
+    return {"kind": type(names["model"]).__name__, "sum": float(sum(p.double().sum() for p in model.parameters()))}

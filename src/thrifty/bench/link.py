@@ -61,8 +61,7 @@ class ShapedLink:
                 _run(*inside, "ip", "link", "set", device, "up")
                 _run(*inside, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", self.rate, "burst", BURST,
                      "latency", "50ms")  # fmt: skip
-                # Others, such as bbr, measure the path themselves and take seconds to find its speed.
-                _run(*inside, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=cubic")
+                _settle_congestion(inside)
         except BaseException:
             self._remove()
             raise
@@ -85,6 +84,16 @@ class ShapedLink:
     def _remove() -> None:
         for name in NAMES:  # the veth pair goes with them
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _settle_congestion(inside: tuple[str, ...]) -> None:
+    """Take TCP's congestion control off schemes such as bbr, which measure the path for seconds to find its speed."""
+    for scheme in ("cubic", "reno"):  # not every machine lets a namespace have cubic
+        try:
+            _run(*inside, "sysctl", "-q", "-w", f"net.ipv4.tcp_congestion_control={scheme}")
+        except LinkError:
+            continue
+        return
 
 
 def _run(*words: str) -> None:

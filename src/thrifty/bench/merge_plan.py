@@ -2,7 +2,7 @@
 
 The link is shaped with network namespaces where this may be done (see `link`), else it is the loopback device, and the
 settings say which and why. Each process has one thread. Sizes of images and batches are such that on two CPU cores the
-backward pass and the transfers at 1 Gbit/s take about as long as each other: there a plan matters most. `optimal, bf16
+backward pass and the transfers at 1 Gbit/s take about as long as each other: there a plan matters most. `optimal, fp16
 wire` is the plan for 16-bit transfers with torch's own hook. Rules that part the all-reduce are modelled only.
 """
 
@@ -59,6 +59,7 @@ class Choices:
         steps: timed steps a turn.
         batch: images a process and step, for the networks chosen.
         image_size: side in pixels, for the networks chosen.
+        transfer_s: seconds for timing transfers; 8, or 2 with --quick, where None.
         limit_s: seconds that one network may take.
     """
 
@@ -68,6 +69,7 @@ class Choices:
     steps: int = 3
     batch: int | None = None
     image_size: int | None = None
+    transfer_s: float | None = None
     limit_s: float = 1800.0
 
 
@@ -102,7 +104,7 @@ def run(
             "image_size": choices.image_size or (case.quick_image_size if quick else case.image_size),
             "rounds": rounds,
             "steps": choices.steps,
-            "transfer_s": 2.0 if quick else 8.0,
+            "transfer_s": choices.transfer_s or (2.0 if quick else 8.0),
         }
         console.print(f"{name}: {job['batch']} images of {job['image_size']} px in each process", markup=False)
         found = run_pair(job, rate, choices.limit_s)
@@ -113,7 +115,7 @@ def run(
             "in_flight": found["in_flight"],
             "profile": {key: found["profile"][key] for key in ("forward_s", "backward_s")},
             "cost": found["cost"],
-            "bf16_cost": found["bf16_cost"],
+            "fp16_cost": found["fp16_cost"],
             "differences": found["differences"],
         }
     summary = {name: summarise([row for row in rows if row["network"] == name]) for name in dict.fromkeys(
@@ -231,7 +233,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         "ours_vs_best_rival": best / measured["optimal"],
         "ours_vs_ddp": measured["ddp-default"] / measured["optimal"],
-        "bf16_wire_vs_ddp": measured["ddp-default"] / measured[HALF],
+        "fp16_wire_vs_ddp": measured["ddp-default"] / measured[HALF],
         "modelled_vs_best_rival": min(modelled[rule] for rule in RIVALS) / modelled["optimal"],
         "modelled_vs_ddp": modelled["ddp-default"] / modelled["optimal"],
         "median_error": statistics.median(abs(row["error"]) for row in rows if row["error"] is not None),

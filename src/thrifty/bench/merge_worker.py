@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +30,7 @@ from thrifty.distributed.plan import DEAR, SPLIT_OPTIMAL, plan_of_counts
 from thrifty.distributed.profile import GradientProfile
 from thrifty.distributed.rules import RIVALS
 
-HALF = "optimal, bf16 wire"
+HALF = "optimal, fp16 wire"
 RULES = ("optimal", *RIVALS, HALF)
 LEARNING_STEPS = 2
 
@@ -80,7 +80,7 @@ def work(job: Job) -> dict[str, Any]:
     labels = torch.randint(1000, (job.batch,))
     profile = profile_gradients(network, lambda: cross_entropy(network(images), labels), steps=5, timeout_s=300.0)
     cost = measure_transfers(largest_bytes=2**25, limit_s=job.transfer_s, timeout_s=300.0)
-    half = measure_transfers(largest_bytes=2**24, limit_s=job.transfer_s / 2, dtype=torch.bfloat16, timeout_s=300.0)
+    half = measure_transfers(largest_bytes=2**24, limit_s=job.transfer_s / 2, dtype=torch.float16, timeout_s=300.0)
     in_flight = default_in_flight(None)
     plans = {rule: make_plan(profile, cost, in_flight=in_flight, rule=rule) for rule in ("optimal", *RIVALS)}
     sent = profile.sent_as(2)
@@ -96,7 +96,7 @@ def work(job: Job) -> dict[str, Any]:
         for rule in (*RULES[place:], *RULES[:place]):
             wrapped = hand_over(network, plans[rule], init_sync=False, gradient_as_bucket_view=True)
             if rule == HALF:
-                wrapped.register_comm_hook(None, bf16_compress_hook)
+                wrapped.register_comm_hook(None, fp16_compress_hook)
             seconds[rule] += _steps(wrapped, images, labels, job.steps)
             if turn == 0 and rule == "optimal":
                 differences[rule] = list(bucket_report(wrapped, plans[rule]).differences)
@@ -106,7 +106,7 @@ def work(job: Job) -> dict[str, Any]:
     return {
         "profile": profile.to_dict(),
         "cost": cost.to_dict(),
-        "bf16_cost": half.to_dict(),
+        "fp16_cost": half.to_dict(),
         "in_flight": in_flight,
         "plans": {rule: _shown(plan) for rule, plan in plans.items()},
         "modelled_s": modelled,
