@@ -85,7 +85,7 @@ def test_plan_needs_torchrun(capsys, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     code, _, err = run(capsys, "plan", "--distributed")
     assert code == 2 and "start the processes with torchrun" in err
-    assert "torchrun --nproc-per-node 2 -m thrifty plan --distributed" in run(capsys, "plan")[2]
+    assert "--saved keeps the plan of --distributed" in run(capsys, "plan", "--saved", "plan.json")[2]
     assert "--input 3: write it as channels,height,width" in run(capsys, "plan", "--distributed", "--input", "3")[2]
 
 
