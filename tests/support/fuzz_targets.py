@@ -5,19 +5,20 @@ A target may raise nothing but `ThriftyError`, with a message of one line. Anyth
 
 import io
 import json
-import pickle
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from data_files import cifar_entries, folder_entries, write_tar, write_zip
 from torch import nn
 
 from thrifty.core.errors import ThriftyError
-from thrifty.data import cifar, read_idx
+from thrifty.data import cifar, load_next_items, read_idx, read_xc
 from thrifty.data.imagefolder import read_image_zip
 from thrifty.data.load import load_images
 from thrifty.report import load as load_report
@@ -155,6 +156,37 @@ def _read_record(content: bytes) -> None:
     read_record(_folder() / "run")
 
 
+def _items_seed() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, items=np.arange(1, 13), offsets=np.array([0, 5, 12]))
+    return stream.getvalue()
+
+
+def _read_items(content: bytes) -> None:
+    data = load_next_items(_file("items.npz", content))
+    data.training(4), data.held_out("test", 4)
+
+
+def _rezipped(whole: Callable[[], bytes]) -> tuple[Callable[[], bytes], Callable[[bytes], bytes]]:
+    """A target for the pickle within a file of torch: checksums are made anew, so that damage comes through."""
+
+    def seed() -> bytes:
+        with zipfile.ZipFile(io.BytesIO(whole())) as archive:
+            return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+    def around(content: bytes) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(whole())) as old, zipfile.ZipFile(stream, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
+        return stream.getvalue()
+
+    return seed, around
+
+
+_pickle_seed, _around_pickle = _rezipped(cache(_checkpoint_seed))
+_frozen_pickle_seed, _around_frozen = _rezipped(lambda: _frozen()[1])
+
 TARGETS = {
     "idx": Target(_idx_seed, lambda content: read_idx(_file("x.idx", content))),
     "bare idx": Target(_bare_idx_seed, lambda content: read_idx(_file("x.idx", content))),
@@ -165,6 +197,10 @@ TARGETS = {
     "image zip": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_zip),
     "any set": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_any_set),
     "checkpoint": Target(_checkpoint_seed, _read_checkpoint),
+    "checkpoint pickle": Target(_pickle_seed, lambda content: _read_checkpoint(_around_pickle(content))),
+    "frozen pickle": Target(_frozen_pickle_seed, lambda content: _read_frozen(_around_frozen(content))),
+    "next items": Target(_items_seed, _read_items),
+    "xc text": Target(lambda: b"2 5 4\n0,3 0:1.5 4:2\n1 2:0.5\n", lambda content: read_xc(_file("x.txt", content))),
     "frozen file": Target(lambda: _frozen()[1], _read_frozen),
     "report": Target(_record_seed, _read_report),
     "record to resume": Target(_record_seed, _read_record),
@@ -180,14 +216,3 @@ def check(name: str, content: bytes) -> bool:
             raise AssertionError(f"{name}: a message of several lines: {error}") from error
         return False
     return True
-
-
-def bomb(value: object) -> bytes:
-    """`value` pickled into a file as torch writes one."""
-    stream = io.BytesIO()
-    torch.save(value, stream)
-    return stream.getvalue()
-
-
-def pickled(value: object) -> bytes:
-    return pickle.dumps(value, protocol=2)

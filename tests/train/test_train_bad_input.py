@@ -47,7 +47,7 @@ def test_settings_are_checked_when_they_are_made(settings, message):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: reuse"),
+        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: lsh, reuse"),
         ({"methods": "reuse,reuse"}, UsageError, "the arm reuse is named twice"),
         ({"methods": "reuse+reuse"}, UsageError, "reuse is listed twice"),
         ({"methods": "reuse@fp8"}, UsageError, "unknown precision 'fp8'"),

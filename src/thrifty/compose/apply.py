@@ -111,7 +111,8 @@ def _checked(methods: Sequence[MethodConfig]) -> list[MethodConfig]:
     if not isinstance(methods, Sequence) or isinstance(methods, str) or not methods:
         raise UsageError("apply_ takes a list of method configs, for example [thrifty.Reuse()]")
     for config in methods:
-        method_of(config)
+        if instead := method_of(config).instead:
+            raise UsageError(instead)
     return [methods[i] for i in rules.in_order([config.method for config in methods])]
 
 

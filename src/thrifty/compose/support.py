@@ -52,6 +52,18 @@ CELLS: dict[str, dict[str, Cell]] = {
         "ddp": Cell(WORKS, "each process finds its own zeros and clusters; hand `step` the mean loss"),
         "ddp-first": Cell(REFUSES, "call `apply_` before `DistributedDataParallel`"),
     },
+    "lsh": {
+        "compile-training": Cell(FALLS_BACK, "changed layers run as they do uncompiled, between compiled parts"),
+        "compile-evaluation": Cell(FALLS_BACK, "as in training: the layer chooses neurons in evaluation too"),
+        "compile-first": Cell(REFUSES, "call `apply_` before `torch.compile`"),
+        "autocast-bfloat16": Cell(FALLS_BACK, "the stock layer, all neurons"),
+        "autocast-float16": Cell(FALLS_BACK, "the stock layer, all neurons"),
+        "bfloat16-model": Cell(WORKS, "neurons are chosen and computed in bfloat16"),
+        "export-evaluation": Cell(REFUSES, "call `thrifty.remove_(model)` first: the choice depends on the data"),
+        "export-training": Cell(REFUSES, "call `thrifty.remove_(model)` first: the choice depends on the data"),
+        "ddp": Cell(WORKS, "each process finds the neurons of its own batch"),
+        "ddp-first": Cell(REFUSES, "call `apply_` before `DistributedDataParallel`"),
+    },
 }
 
 

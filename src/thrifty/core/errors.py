@@ -34,3 +34,7 @@ class NonFiniteError(ThriftyError):
 
 class OutOfMemoryError(ThriftyError):
     """Memory could not be had; what was saved before stays whole."""
+
+
+class DistributedError(ThriftyError):
+    """Processes of a group that disagree, do not answer, or cannot be reached."""

@@ -81,11 +81,13 @@ class Method:
             put into the model; None for a method that never moves.
         containers: stock container type to a subclass that runs its layers in another way. A container that holds a
             replacement of this method becomes one, in place, as long as the method is on the model.
+        instead: for a method that does not change layers, what to call in place of `apply_`: why, and what.
     """
 
     handlers: Mapping[type[nn.Module], Handler]
     controller: Callable[[Any, dict[str, Any]], Controller] | None = None
     containers: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=dict)
+    instead: str = ""
 
 
 _methods: dict[type[MethodConfig], Method] = {}

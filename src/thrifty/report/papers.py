@@ -70,6 +70,44 @@ PAPERS = (
         "booktitle": "Advances in Neural Information Processing Systems (NeurIPS)",
         "year": "2020",
     }),
+    Paper("spring2017scalable", "inproceedings", {
+        "author": "Spring, Ryan and Shrivastava, Anshumali",
+        "title": "Scalable and Sustainable Deep Learning via Randomized Hashing",
+        "booktitle": "ACM SIGKDD International Conference on Knowledge Discovery and Data Mining (KDD)",
+        "year": "2017",
+    }),
+    Paper("chen2020slide", "inproceedings", {
+        "author": "Chen, Beidi and Medini, Tharun and Farwell, James and Gobriel, Sameh and Tai, Charlie "
+                  "and Shrivastava, Anshumali",
+        "title": "{SLIDE}: In Defense of Smart Algorithms over Hardware Acceleration for Large-Scale Deep Learning "
+                 "Systems",
+        "booktitle": "Machine Learning and Systems (MLSys)",
+        "year": "2020",
+    }),
+    Paper("shi2019mgwfbp", "inproceedings", {
+        "author": "Shi, Shaohuai and Chu, Xiaowen and Li, Bo",
+        "title": "{MG-WFBP}: Efficient Data Communication for Distributed Synchronous {SGD} Algorithms",
+        "booktitle": "IEEE Conference on Computer Communications (INFOCOM)",
+        "year": "2019",
+    }),
+    Paper("jia2018highly", "misc", {
+        "author": "Jia, Xianyan and Song, Shutao and He, Wei and Wang, Yangzihao and Rong, Haidong and Zhou, Feihu "
+                  "and Xie, Liqiang and Guo, Zhenyu and Yang, Yuanzhou and Yu, Liwei and Chen, Tiegang and Hu, Guangxiao "
+                  "and Shi, Shaohuai and Chu, Xiaowen",
+        "title": "Highly Scalable Deep Learning Training System with Mixed-Precision: Training {ImageNet} in Four "
+                 "Minutes",
+        "eprint": "1807.11205",
+        "archiveprefix": "arXiv",
+        "year": "2018",
+    }),
+    Paper("siskind2018divide", "article", {
+        "author": "Siskind, Jeffrey Mark and Pearlmutter, Barak A.",
+        "title": "Divide-and-Conquer Checkpointing for Arbitrary Programs with No User Annotation",
+        "journal": "Optimization Methods and Software",
+        "volume": "33",
+        "number": "4-6",
+        "year": "2018",
+    }),
 )  # fmt: skip
 
 USES = (
@@ -79,4 +117,9 @@ USES = (
         lambda config: bool(config.get("skip_zeros", True))),
     Use("reuse", "vyas2020fast", "attention of clustered queries",
         lambda config: config.get("attention", "off") != "off"),
+    Use("lsh", "spring2017scalable", "hash tables that pick the neurons of a layer"),
+    Use("lsh", "chen2020slide", "wide output layers trained on the classes in their buckets"),
+    Use("merge", "shi2019mgwfbp", "gradients merged before the all-reduce"),
+    Use("merge", "jia2018highly", "all-reduce of merged, half-precision gradients"),
+    Use("checkpointing", "siskind2018divide", "reverse mode in memory that does not grow with a program's length"),
 )  # fmt: skip
