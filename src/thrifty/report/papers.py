@@ -92,8 +92,8 @@ PAPERS = (
     }),
     Paper("jia2018highly", "misc", {
         "author": "Jia, Xianyan and Song, Shutao and He, Wei and Wang, Yangzihao and Rong, Haidong and Zhou, Feihu "
-                  "and Xie, Liqiang and Guo, Zhenyu and Yang, Yuanzhou and Yu, Liwei and Chen, Tiegang and Hu, Guangxiao "
-                  "and Shi, Shaohuai and Chu, Xiaowen",
+                  "and Xie, Liqiang and Guo, Zhenyu and Yang, Yuanzhou and Yu, Liwei and Chen, Tiegang "
+                  "and Hu, Guangxiao and Shi, Shaohuai and Chu, Xiaowen",
         "title": "Highly Scalable Deep Learning Training System with Mixed-Precision: Training {ImageNet} in Four "
                  "Minutes",
         "eprint": "1807.11205",
