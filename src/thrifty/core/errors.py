@@ -30,3 +30,7 @@ class ModelError(ThriftyError):
 
 class NonFiniteError(ThriftyError):
     """Training met a loss that is not a finite number."""
+
+
+class WorkerError(ThriftyError):
+    """A process of a group that cannot be reached, was lost, or does something else than the others."""

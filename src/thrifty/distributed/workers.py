@@ -1,0 +1,206 @@
+"""The processes that train one model together, as `torchrun` starts them: joining, agreeing, and ending with an error.
+
+Everything here is a call that all workers make, in the same order. Alone, every call is free and nothing is imported.
+A worker that is lost becomes a `WorkerError` on all others, at once when its connection breaks and after `timeout_s`
+in any case.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from thrifty.core.agreement import lost
+from thrifty.core.errors import ThriftyError, UsageError, WorkerError
+
+T = TypeVar("T")
+TIMEOUT_S = 600.0
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The group that this process is in.
+
+    Attributes:
+        rank: 0 to size - 1; 0 is the one that reports.
+        size: how many there are.
+        group: for torch's collectives; None alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that reports."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element by element over all workers, in float64."""
+        return self.start_sum(values)()
+
+    def start_sum(self, values: Sequence[float]) -> Callable[[], list[float]]:
+        """Begin to sum, and return the call that waits for the sums: work in between hides the latency."""
+        if self.group is None:
+            given = list(values)
+            return lambda: given
+        tensor = torch.tensor(values, dtype=torch.float64)
+        with lost("a sum"):
+            work = dist.all_reduce(tensor, group=self.group, async_op=True)
+
+        def wait() -> list[float]:
+            with lost("a sum"):
+                work.wait()
+            return [float(value) for value in tensor]
+
+        return wait
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's `value`, by rank, on all of them."""
+        if self.group is None:
+            return [value]
+        found: list[T] = [value] * self.size
+        with lost("a gather"):
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def only_first(self, call: Callable[[], T]) -> T:
+        """Have worker 0 make a call, and return or raise on all workers what it returned or raised there."""
+        if self.group is None:
+            return call()
+        answer: list[tuple[T | None, BaseException | None]] = [(None, None)]
+        if self.first:
+            try:
+                answer = [(call(), None)]
+            except (ThriftyError, OSError) as failure:
+                answer = [(None, _plain(failure))]
+        with lost("a broadcast"):
+            dist.broadcast_object_list(answer, group_src=0, group=self.group)
+        value, error = answer[0]
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    def everywhere(self, call: Callable[[], T]) -> T:
+        """Make a call on all workers; where it fails on one, the others raise too instead of waiting for it."""
+        if self.group is None:
+            return call()
+        value, failure = None, None
+        try:
+            value = call()
+        except (ThriftyError, OSError) as raised:
+            failure = raised
+        found = self.gather(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        for rank, message in enumerate(found):
+            if message is not None:
+                raise WorkerError(f"worker {rank} of {self.size} stopped: {message}")
+        return value  # type: ignore[return-value]
+
+    def sync_buffers(self, model: nn.Module) -> None:
+        """Give every worker the buffers of worker 0: running statistics differ between them."""
+        if self.group is not None:
+            with lost("a broadcast"):
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, group_src=0, group=self.group)
+
+
+ALONE = Workers()
+
+
+@contextmanager
+def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Workers]:
+    """Join the group that torchrun, or whoever set its variables, describes; leave it at the end.
+
+    A group that is there already is used, and stays. Without the variables, and for a world of one, nothing is joined.
+
+    Args:
+        timeout_s: after which a call that not all workers make is given up.
+
+    Raises:
+        UsageError: variables that cannot be meant.
+        WorkerError: worker 0 cannot be reached, its port is taken, or workers run different versions of torch.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield _of_default_group()
+        return
+    size = _size_wanted()
+    if size == 1:
+        yield ALONE
+        return
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise WorkerError(_why_not_joined(error, address)) from error
+    try:
+        workers = _of_default_group()
+        _check_versions(workers)
+        yield workers
+    finally:
+        dist.destroy_process_group()
+
+
+def _size_wanted() -> int:
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return 1
+    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
+    if not (size.isdigit() and rank.isdigit() and int(rank) < int(size)):
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={size} are set, and name no worker: start with torchrun, or unset"
+        )
+    if int(size) > 1 and missing:
+        raise UsageError(f"WORLD_SIZE={size} is set but not {', '.join(missing)}: start with torchrun, or unset it")
+    return int(size)
+
+
+def _of_default_group() -> Workers:
+    if dist.get_world_size() == 1:
+        return ALONE
+    return Workers(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+
+
+def _check_versions(workers: Workers) -> None:
+    found = workers.gather(torch.__version__)
+    if len(set(found)) > 1:
+        told = ", ".join(f"{rank}: {version}" for rank, version in enumerate(found))
+        raise WorkerError(f"the workers run different versions of torch ({told}): install the same one everywhere")
+
+
+def _why_not_joined(error: BaseException, address: str) -> str:
+    text = str(error)
+    if "EADDRINUSE" in text or "already in use" in text:
+        return f"the port of {address} is in use: give torchrun another --master-port, or use --standalone"
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return f"worker 0 cannot be reached at {address} ({reason}): check the address, the port and that it runs"
+
+
+def as_worker_error(error: RuntimeError) -> RuntimeError | WorkerError:
+    """A `WorkerError` for what torch raises out of a backward pass when a worker is lost; any other error as it is."""
+    text = str(error)
+    marks = ("Connection closed by peer", "Connection reset", "Timed out waiting", "gloo", "NCCL", "Broken pipe")
+    if not any(mark in text for mark in marks):
+        return error
+    return WorkerError(
+        f"a worker was lost during the exchange of gradients ({text.splitlines()[0]}): see what the other workers say"
+    )
+
+
+def _plain(error: BaseException) -> BaseException:
+    """The error as one that can travel; its cause stays here."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return WorkerError(str(error))
+    return error
