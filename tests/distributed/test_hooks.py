@@ -9,43 +9,34 @@ from thrifty.core.errors import ModelError, UsageError
 from thrifty.distributed.hooks import Wire, attach
 from thrifty.distributed.routes import check_groups
 
-NAMES = [
-    *(f"{case}, {ranks} ranks" for ranks in (2, 3, 4) for case in hook_checks.CASES),
-    "bf16 weights, 3 ranks",
-    "bf16 measured, 4 ranks",
-]
+NAMES = [*hook_checks.CASES, "bf16 weights", "bf16 measured"]
 
 
-@pytest.fixture(scope="module")
-def found():
-    """What four ranks found, by rank: one group for all checks."""
-    return run_ranks(4, hook_checks.everything)
+@pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda ranks: f"{ranks} ranks")
+def found(request):
+    """What the ranks of a group found: one group for all checks."""
+    return run_ranks(request.param, hook_checks.everything)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_the_plain_average(found, name):
-    ranks = int(name.split()[-2])
-    assert [rank for rank, of_rank in enumerate(found) if of_rank[name] is not None] == list(range(ranks))
-    for of_rank in found[:ranks]:
-        assert of_rank[name]["worst"] <= 1.0
-        assert of_rank[name]["alike"], "all ranks must hold the same bits, or their weights part"
-        assert of_rank[name]["buckets"] >= 3
-
-
-def test_the_bound_is_tight_enough_to_notice_a_lost_bit(found):
-    worst = [found[0][name]["worst"] for name in NAMES if "fp16 flat" in name or "bf16 flat," in name]
-    assert min(worst) > 0.25
+def test_gradients_are_the_plain_average(found):
+    for name in NAMES:
+        for of_rank in found:
+            assert of_rank[name]["worst"] <= 1.0, name
+            assert of_rank[name]["alike"], f"{name}: all ranks must hold the same bits, or their weights part"
+            assert of_rank[name]["buckets"] >= 2, name
+    worst = [found[0][name]["worst"] for name in ("fp16 flat", "bf16 flat")]
+    assert min(worst) > 0.25, "the bound must be tight enough to notice a lost bit"
 
 
 def test_groups_are_detected_by_host_and_the_switch_is_measured_alike(found):
-    assert all(of_rank["detected"] == ((0, 1, 2, 3),) for of_rank in found)
-    switches = {of_rank["bf16 measured, 4 ranks"]["switch"] for of_rank in found}
+    assert all(of_rank["detected"] == (tuple(range(len(found))),) for of_rank in found)
+    switches = {of_rank["bf16 measured"]["switch"] for of_rank in found}
     assert len(switches) == 1 and switches <= {0, 4096, 16384}
 
 
-def test_error_feedback_loses_nothing_for_good(found):
+def test_error_feedback_leaves_the_rounding_of_the_mean_alone(found):
     plain, feedback = found[0]["plain"], found[0]["feedback"]
-    assert feedback < plain / 2
+    assert feedback < 0.7 * plain
     assert plain > 0.1, "rounding must be seen, or this shows little"
 
 
@@ -55,6 +46,12 @@ def test_what_is_too_large_for_the_wire_is_infinite_everywhere(found):
 
 def test_an_exchange_that_fails_fails_the_backward_pass(found):
     assert all("no way through" in of_rank["failing"] for of_rank in found)
+
+
+def test_a_model_of_some_ranks_uses_the_group_that_it_has(found):
+    assert [of_rank["of some"] for of_rank in found] == (
+        [True, None, True, None] if len(found) == 4 else [None] * len(found)
+    )
 
 
 @pytest.mark.parametrize(

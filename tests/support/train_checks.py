@@ -1,5 +1,6 @@
 """What two workers do in the tests of `thrifty train`; each function runs on both."""
 
+import copy
 import io
 import os
 from dataclasses import replace
@@ -10,6 +11,9 @@ import tiny_nets
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
+
+import thrifty
 
 from thrifty.core.errors import ThriftyError
 from thrifty.distributed.workers import joined
@@ -61,6 +65,39 @@ def rank_events(config: TrainConfig) -> list[dict[str, Any]]:
     return [{"step": e.step, "what": e.what, "reason": e.reason, "layer": e.layer} for e in session.applied.events]
 
 
+def reuse_gradients() -> float:
+    """How far the gradients of a model with clusters are from the mean of the two workers' own, relative to it.
+
+    Each worker's own are those of its approximate loss, taken on a model that nobody shares; the codebooks of both come
+    from the same first batch.
+    """
+    torch.manual_seed(0)
+    stock = torch.nn.Sequential(
+        torch.nn.Conv2d(16, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4)
+    )
+    config = thrifty.Reuse(
+        stages=(thrifty.Stage(length=8, bits=3),), fixed=True, gradients="clusters", skip_zeros=False
+    )
+    source = torch.Generator().manual_seed(dist.get_rank())
+    images, labels = torch.randn(6, 16, 6, 6, generator=source), torch.randint(4, (6,), generator=source)
+    gradients = []
+    for shared in (False, True):
+        model = copy.deepcopy(stock)
+        applied = thrifty.apply_(model, [config], group=dist.group.WORLD)
+        called = DistributedDataParallel(model) if shared else model
+        for _ in range(2):  # in the second step the codebooks have learned
+            model.zero_grad()
+            loss = torch.nn.functional.cross_entropy(called(images), labels)
+            loss.backward()
+            applied.step(loss)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        assert 0 < applied.counters()["0"].remaining_ratio < 0.6
+    own, found = gradients
+    dist.all_reduce(own)
+    assert not torch.equal(gradients[0], found)
+    return float((found - own / 2).norm() / (own / 2).norm())
+
+
 def everything(folder: str, configs: dict[str, TrainConfig]) -> dict[str, Any]:
     os.environ["RANK"] = str(dist.get_rank())
     rank, found = dist.get_rank(), {}
@@ -82,10 +119,13 @@ def everything(folder: str, configs: dict[str, TrainConfig]) -> dict[str, Any]:
     found["turns bad"] = told(configs["turns bad"])
     found["few images"] = told(replace(configs["plain"], batch_size=1, out=f"{folder}/few"))
     found["other seed"] = told(replace(configs["plain"], seed=rank, out=f"{folder}/other"))
-    absent = configs["plain"].data if rank == 0 else f"{folder}/no-such-folder"
-    found["no data on one"] = told(replace(configs["plain"], data=absent, out=f"{folder}/absent"))
+    here = Path.cwd()
+    os.chdir(Path(configs["plain"].data).parent if rank == 0 else "/")
+    images = Path(configs["plain"].data).name
+    found["no data on one"] = told(replace(configs["plain"], data=f"./{images}", out=f"{folder}/absent"))
+    os.chdir(here)
     found["not empty"] = told(configs["plain"])
     found["unused"] = told(configs["unused"])
     found["events"] = rank_events(configs["reuse"])
-    torch.manual_seed(0)
+    found["reuse gradients"] = reuse_gradients()
     return found

@@ -2,7 +2,8 @@
 
 A hook decides what is done with a bucket, a merge plan which gradients are in it; the two do not know of each other.
 Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019) adds to each gradient what rounding took
-from the one before, so that nothing is lost for good, for one fp32 copy of the gradients.
+from the one before, for one fp32 copy of the gradients. The mean is rounded too, and that is not fed back: about half of
+the error of the wire remains.
 
     data_parallel = DistributedDataParallel(model)
     hook = attach(data_parallel, Wire("bf16"))
@@ -10,7 +11,6 @@ from the one before, so that nothing is lost for good, for one fp32 copy of the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ from thrifty.distributed.routes import (
     measure_switch,
 )
 from thrifty.distributed.wire import wire_dtype
-from thrifty.distributed.workers import TIMEOUT_S
 
 ROUTES = ("flat", "hierarchical", "hybrid")
 
@@ -73,21 +72,26 @@ class Wire:
             raise UsageError(f"Wire.channels must be 1 or 2, got {self.channels}")
 
 
-def attach(model: DistributedDataParallel, wire: Wire, *, timeout_s: float = TIMEOUT_S) -> "WireHook":
+def attach(model: DistributedDataParallel, wire: Wire) -> "WireHook":
     """Make the gradients of `model` travel as `wire` says; all ranks call it, before the first backward pass.
+
+    Each channel has a process group of its own, with the timeout of the default one. A model over some of the ranks
+    only uses the group that it has, and one channel.
 
     Returns:
         The hook; its `state_dict` holds the residuals of error feedback, its `close` ends its threads.
 
     Raises:
-        UsageError: groups that do not part the ranks.
+        UsageError: groups that do not part the ranks; two channels for some of the ranks only.
         ModelError: not a DistributedDataParallel, or one that has a hook.
     """
     if not isinstance(model, DistributedDataParallel):
         raise ModelError(f"attach takes a DistributedDataParallel, got {type(model).__name__}: wrap the model first")
     if model._comm_hooks:
         raise ModelError("the model has a communication hook already, and DistributedDataParallel takes one")
-    hook = WireHook(model.module, wire, model.process_group, model.device, timedelta(seconds=timeout_s))
+    if wire.channels > 1 and dist.get_world_size(model.process_group) < dist.get_world_size():
+        raise UsageError("Wire.channels is 2, which takes a model that all ranks train: use 1")
+    hook = WireHook(model.module, wire, model.process_group, model.device)
     model.register_comm_hook(hook, _travel)
     return hook
 
@@ -103,13 +107,13 @@ class WireHook:
         wire: as given.
         groups: ranks by group, as given or detected; None on the flat route.
         switch_bytes: as given or measured; None on other routes than the hybrid.
+        buckets: how many the model's gradients came in so far.
     """
 
-    def __init__(
-        self, model: nn.Module, wire: Wire, group: dist.ProcessGroup, device: torch.device, timeout: timedelta
-    ) -> None:
+    def __init__(self, model: nn.Module, wire: Wire, group: dist.ProcessGroup, device: torch.device | None) -> None:
         self.wire, self._dtype, self._device = wire, wire_dtype(wire.format), device
         self.groups: Groups | None = None
+        self.buckets = 0
         self.switch_bytes = wire.switch_bytes
         if wire.route != "flat":
             ranks = dist.get_world_size(group)
@@ -118,19 +122,19 @@ class WireHook:
         self._residuals: dict[nn.Parameter, Tensor] = {}
         on_cpu = device is None or device.type == "cpu"
         self._stream = None if on_cpu else torch.cuda.Stream(device)
-        members = dist.get_process_group_ranks(group)
+        whole = dist.get_world_size(group) == dist.get_world_size()
         self._routes: list[Route] = []
         for _ in range(wire.channels if on_cpu else 1):
-            own = dist.new_group(members, timeout=timeout, use_local_synchronization=True)
+            own = dist.new_group() if whole else group
             assert isinstance(own, dist.ProcessGroup)
-            self._routes.append(self._route(own, timeout))
+            self._routes.append(self._route(own))
         self._channels = [Channel(f"gradients {i}") for i in range(len(self._routes))] if on_cpu else []
 
-    def _route(self, group: dist.ProcessGroup, timeout: timedelta) -> Route:
+    def _route(self, group: dist.ProcessGroup) -> Route:
         flat = Flat(self._dtype, group)
         if self.groups is None:
             return flat
-        hierarchical = Hierarchical(self._dtype, group, self.groups, timeout)
+        hierarchical = Hierarchical(self._dtype, group, self.groups)
         if self.wire.route == "hierarchical":
             return hierarchical
         if self.switch_bytes is None:
@@ -140,6 +144,7 @@ class WireHook:
     def __call__(self, bucket: dist.GradBucket) -> "torch.futures.Future[Tensor]":
         """The future of the bucket's buffer, holding the mean over the ranks."""
         index = bucket.index()
+        self.buckets = max(self.buckets, index + 1)
         buffer, gradients, parameters = bucket.buffer(), bucket.gradients(), bucket.parameters()
         route = self._routes[index % len(self._routes)]
 

@@ -11,14 +11,13 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from thrifty.core.errors import UsageError
-from thrifty.distributed.wire import average, copy_from_first, sum_to_first
+from thrifty.distributed.wire import average, copy_from_first, sum_among, sum_to_first
 
 Route = Callable[[Tensor], None]
 """Replaces a flat tensor by its mean over the ranks, in place."""
@@ -55,44 +54,32 @@ class Flat:
 
 
 class Hierarchical:
-    """Sum to the leader of each group, mean over the leaders, broadcast; all ranks must make one of these.
+    """Sum to the leader of each group, mean among the leaders, copies to the others.
 
     Args:
         dtype: format on the wire.
         group: whose ranks take part.
         groups: its ranks, counted within it, by group; the first of each leads.
-        timeout: of its collectives.
     """
 
-    def __init__(self, dtype: torch.dtype, group: dist.ProcessGroup, groups: Groups, timeout: timedelta) -> None:
-        self._dtype, self._ranks = dtype, dist.get_world_size(group)
-        self._own: dist.ProcessGroup | None = None
-        self._leaders: dist.ProcessGroup | None = None
-        rank, of_world = dist.get_rank(group), dist.get_process_group_ranks(group)
-
-        def new(members: Sequence[int]) -> dist.ProcessGroup | None:
-            # Only the members make it: ranks outside `group` know nothing of this.
-            made = dist.new_group([of_world[m] for m in members], timeout=timeout, use_local_synchronization=True)
-            return made if isinstance(made, dist.ProcessGroup) else None
-
-        for members in groups:
-            if rank in members and len(members) > 1:
-                self._own = new(members)
-        leaders = [members[0] for members in groups]
-        self._leads = rank in leaders
-        if self._leads and len(leaders) > 1:
-            self._leaders = new(leaders)
+    def __init__(self, dtype: torch.dtype, group: dist.ProcessGroup, groups: Groups) -> None:
+        self._dtype, self._group = dtype, group
+        rank = dist.get_rank(group)
+        self._own = next(members for members in groups if rank in members)
+        self._leaders = tuple(members[0] for members in groups)
+        self._leads = rank in self._leaders
+        self._scale = 1.0 / dist.get_world_size(group)
 
     def __call__(self, x_N: Tensor) -> None:
         """Replace (N,) by its mean."""
-        if self._own is not None:
-            sum_to_first(x_N, self._dtype, self._own)
+        if len(self._own) > 1:
+            sum_to_first(x_N, self._dtype, self._group, self._own)
         if self._leads:
-            x_N.mul_(1.0 / self._ranks)  # before the leaders round: a sum may be too large for fp16
-            if self._leaders is not None:
-                average(x_N, self._dtype, self._leaders, scale=1.0)
-        if self._own is not None:
-            copy_from_first(x_N, self._dtype, self._own)
+            x_N.mul_(self._scale)  # before the leaders round: a sum may be too large for fp16
+            if len(self._leaders) > 1:
+                sum_among(x_N, self._dtype, self._group, self._leaders)
+        if len(self._own) > 1:
+            copy_from_first(x_N, self._dtype, self._group, self._own)
 
 
 class BySize:

@@ -11,6 +11,8 @@ The owner sends what it keeps, so all ranks hold the same bits. A value beyond t
 all ranks, which is what a gradient scaler looks for.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,52 +30,91 @@ def wire_dtype(name: str) -> torch.dtype:
     return WIRES[name]
 
 
-def average(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup | None, *, scale: float | None = None) -> None:
+def average(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup) -> None:
     """Replace `x_N` by its mean over `group`, on all of its ranks alike.
 
     Args:
-        x_N: (N,), contiguous, fp32 or of the wire's format.
+        x_N: (N,), contiguous, of 32 bits or more.
         dtype: format on the wire; fp32 is torch's own all-reduce in the format of `x_N`.
-        group: all ranks where None.
-        scale: what the sum is multiplied with; 1 / ranks where None.
+        group: all of its ranks call this.
     """
     ranks = dist.get_world_size(group)
-    scale = 1.0 / ranks if scale is None else scale
     if dtype is torch.float32:
         dist.all_reduce(x_N, group=group)
-        x_N.mul_(scale)
+        x_N.mul_(1.0 / ranks)
         return
-    piece = -(-len(x_N) // ranks)
-    sent = torch.zeros(ranks, piece, dtype=dtype, device=x_N.device)
-    sent.view(-1)[: len(x_N)] = x_N
+    sent = _pieces(x_N, dtype, ranks)
     received = torch.empty_like(sent)
     dist.all_to_all_single(_bits(received), _bits(sent), group=group)
-    mean = received.sum(0, dtype=torch.float32).mul_(scale).to(dtype)
+    mean = received.sum(0, dtype=torch.float32).mul_(1.0 / ranks).to(dtype)
     _all_gather(_bits(sent).view(-1), _bits(mean), group=group)
     x_N.copy_(sent.view(-1)[: len(x_N)])
 
 
-def sum_to_first(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup | None) -> None:
-    """Replace `x_N` on the first rank of `group` by the sum over its ranks, in fp32 of values rounded to `dtype`."""
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    if dtype is torch.float32:
-        dist.reduce(x_N, group_dst=0, group=group)
+def sum_among(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup, members: Sequence[int]) -> None:
+    """Replace `x_N` on some ranks of `group` by its sum over them; each of the two halves is one swap with every other.
+
+    Args:
+        x_N: (N,), contiguous, of 32 bits or more.
+        dtype: format on the wire.
+        group: which `members` are ranks of.
+        members: who calls this, all of them in the same order.
+    """
+    me = list(members).index(dist.get_rank(group))
+    sent = _pieces(x_N, dtype, len(members))
+    received = torch.empty_like(sent)
+    received[me] = sent[me]
+    others = [(i, rank) for i, rank in enumerate(members) if i != me]
+    _swap([(sent[i], rank) for i, rank in others], [(received[i], rank) for i, rank in others], group)
+    own = received.sum(0, dtype=torch.promote_types(x_N.dtype, torch.float32)).to(dtype)
+    sent[me] = own
+    _swap([(own, rank) for _, rank in others], [(sent[i], rank) for i, rank in others], group)
+    x_N.copy_(sent.view(-1)[: len(x_N)])
+
+
+def sum_to_first(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup, members: Sequence[int]) -> None:
+    """Replace `x_N` on the first of `members` by the sum over them, in fp32 of values rounded to `dtype`."""
+    first, *others = members
+    sent = x_N.to(dtype)
+    if dist.get_rank(group) != first:
+        _swap([(sent, first)], [], group)
         return
-    sent = x_N.to(dtype)
-    received = [torch.empty_like(sent) for _ in range(ranks)] if rank == 0 else None
-    dist.gather(_bits(sent), [_bits(part) for part in received] if received else None, group_dst=0, group=group)
-    if received:
-        x_N.zero_()
-        for part in received:
-            x_N.add_(part)
+    received = [torch.empty_like(sent) for _ in others]
+    _swap([], list(zip(received, others, strict=True)), group)
+    x_N.copy_(sent)
+    for part in received:
+        x_N.add_(part)
 
 
-def copy_from_first(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup | None) -> None:
-    """Replace `x_N` on all ranks of `group` by that of its first one, rounded to `dtype`."""
+def copy_from_first(x_N: Tensor, dtype: torch.dtype, group: dist.ProcessGroup, members: Sequence[int]) -> None:
+    """Replace `x_N` on all `members` by that of the first one, rounded to `dtype`."""
+    first, *others = members
     sent = x_N.to(dtype)
-    dist.broadcast(_bits(sent), group_src=0, group=group)
-    if sent is not x_N:
-        x_N.copy_(sent)
+    leads = dist.get_rank(group) == first
+    _swap([(sent, rank) for rank in others] if leads else [], [] if leads else [(sent, first)], group)
+    x_N.copy_(sent)
+
+
+def _pieces(x_N: Tensor, dtype: torch.dtype, count: int) -> Tensor:
+    """(count, ceil(N / count)): the values rounded to `dtype`, with zeros behind them."""
+    pieces = torch.zeros(count, -(-len(x_N) // count), dtype=dtype, device=x_N.device)
+    pieces.view(-1)[: len(x_N)] = x_N
+    return pieces
+
+
+def _swap(
+    sends: Sequence[tuple[Tensor, int]], receives: Sequence[tuple[Tensor, int]], group: dist.ProcessGroup
+) -> None:
+    """Send and receive tensors to and from ranks of `group`, all at once.
+
+    Point to point on the one group: groups of some ranks only would have to be made by all, in the same order.
+    """
+    operations = [
+        *(dist.P2POp(dist.isend, _bits(x), group=group, group_peer=rank) for x, rank in sends),
+        *(dist.P2POp(dist.irecv, _bits(x), group=group, group_peer=rank) for x, rank in receives),
+    ]
+    for work in dist.batch_isend_irecv(operations) if operations else []:
+        work.wait()
 
 
 def _bits(x: Tensor) -> Tensor:

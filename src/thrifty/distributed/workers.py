@@ -18,10 +18,11 @@ import torch.distributed as dist
 from torch import nn
 
 from thrifty.core.agreement import lost
-from thrifty.core.errors import ThriftyError, UsageError, WorkerError
+from thrifty.core.errors import ModelError, ThriftyError, UsageError, WorkerError
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
+_MARKS = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "gloo", "NCCL")
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -186,15 +187,38 @@ def _why_not_joined(error: BaseException, address: str) -> str:
     return f"worker 0 cannot be reached at {address} ({reason}): check the address, the port and that it runs"
 
 
-def as_worker_error(error: RuntimeError) -> RuntimeError | WorkerError:
-    """A `WorkerError` for what torch raises out of a backward pass when a worker is lost; any other error as it is."""
-    text = str(error)
-    marks = ("Connection closed by peer", "Connection reset", "Timed out waiting", "gloo", "NCCL", "Broken pipe")
-    if not any(mark in text for mark in marks):
-        return error
-    return WorkerError(
-        f"a worker was lost during the exchange of gradients ({text.splitlines()[0]}): see what the other workers say"
-    )
+@contextmanager
+def exchanging(workers: Workers) -> Iterator[None]:
+    """Forward and backward passes inside exchange buffers and gradients: a worker lost there is told in one line.
+
+    Raises:
+        WorkerError: in place of what the backend raises; other errors stay as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if workers.group is None or not any(mark in text for mark in _MARKS):
+            raise
+        raise WorkerError(
+            f"a worker was lost during the exchange of gradients ({text.splitlines()[0]}): see what the others say"
+        ) from error
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Make sure that a backward pass under DistributedDataParallel gave every trainable parameter its gradient.
+
+    Where one is missing, its bucket was never exchanged, and the gradients in it are this worker's alone.
+
+    Raises:
+        ModelError: naming the first one.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise ModelError(
+                f"the parameter {name!r} took no part in the loss, and the workers wait for its gradient: "
+                "freeze it with requires_grad_(False), or use it"
+            )
 
 
 def _plain(error: BaseException) -> BaseException:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from thrifty.core.errors import ModelError, NonFiniteError
+from thrifty.core.errors import NonFiniteError
 from thrifty.data.ahead import ahead
-from thrifty.distributed.workers import as_worker_error
+from thrifty.distributed.workers import check_gradients, exchanging
 from thrifty.train.schedule import rate
 from thrifty.train.session import Session
 
@@ -82,7 +82,7 @@ def train_step(
     Raises NonFiniteError and WorkerError as `train_epoch` does.
     """
     workers, precision = session.workers, session.precision
-    with precision.autocast():
+    with exchanging(workers), precision.autocast():
         logits = session.call(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     value, correct, step = loss.item(), int((logits.detach().argmax(dim=1) == labels).sum()), session.tally.step + 1
@@ -95,11 +95,10 @@ def train_step(
         waiting = workers.start_sum([value * share, correct, *asked])  # the sums come while the backward pass runs
         loss = loss * (share * workers.size)  # the mean over workers is then the mean over images
     precision.zero_grad()
-    try:
+    with exchanging(workers):
         precision.backward(loss)
-    except RuntimeError as error:
-        raise _told(error) from error
     if workers.group is not None:
+        check_gradients(session.model)
         told = waiting()
         _check_finite(told[0], session)
     if precision.step():
@@ -115,9 +114,3 @@ def _check_finite(value: float, session: Session) -> None:
             f"the loss of step {session.tally.step + 1} is {value} (learning rate {rate(session.optimizer):.3g}): "
             "lower --learning-rate, or choose another network or --optimizer"
         )
-
-
-def _told(error: RuntimeError) -> Exception:
-    if "Expected to have finished reduction" in str(error):
-        return ModelError("some parameters took no part in the loss, and workers wait for their gradients: freeze them")
-    return as_worker_error(error)

@@ -99,8 +99,10 @@ def _run(
 ) -> Outcome:
     """`run` of one of the workers, which take the same steps; what only one may do is done by the first."""
     out = Path(str(config.out))
-    config, earlier = workers.only_first(lambda: _begin(config, out))
     settings = settings_of(config)
+    _check_alike(workers, settings)
+    resume, earlier = workers.only_first(lambda: _begin(config, out))
+    config = replace(config, resume=resume, overwrite=config.overwrite and not resume)
     if config.tensorboard:
         events.check_installed()
     plan = workers.everywhere(lambda: make_plan(config, arms, turn.data if turn else None, workers))
@@ -126,18 +128,18 @@ def _run(
         return runner.run(turn.until_epoch if turn else None)
 
 
-def _begin(config: TrainConfig, out: Path) -> tuple[TrainConfig, dict[str, Any] | None]:
-    """The settings to go by, and the record of the run to go on with, if it is one."""
+def _begin(config: TrainConfig, out: Path) -> tuple[bool, dict[str, Any] | None]:
+    """Whether to go on with a run, and its record."""
+    resume = config.resume
     if _restarted() and (out / folder.RESULT).is_file():
         over = folder.read_record(out)["status"] == "finished"
-        if not (over and config.overwrite):  # else torchrun began anew before the old run was removed
-            config = replace(config, resume=True, overwrite=False)
-    if config.resume:
+        resume = not (over and config.overwrite)  # else torchrun began anew before the old run was removed
+    if resume:
         earlier = folder.read_record(out)
         check_settings(out, earlier, settings_of(config))
-        return config, earlier
+        return True, earlier
     folder.check_new(out, overwrite=config.overwrite)
-    return config, None
+    return False, None
 
 
 def _restarted() -> bool:
@@ -161,7 +163,7 @@ class _Runner:
 
     def __init__(self, plan: Plan, arms: Sequence[Arm], content: dict[str, Any], out: Path, display: Display) -> None:
         self._plan, self._arms, self._content, self._out, self._display = plan, arms, content, out, display
-        self._reports = plan.workers.first
+        self._reports, self._interrupted = plan.workers.first, False
 
     def note_resumption(self) -> None:
         """Write down that the run goes on, and say so when it cannot be bit for bit."""
@@ -182,7 +184,6 @@ class _Runner:
 
     def run(self, until_epoch: int | None) -> Outcome:
         """Train what is not yet done."""
-        interrupted = False
         self._write()
         with InterruptWatch() as watch, self._display:
             for index, arm in enumerate(self._arms):
@@ -191,13 +192,12 @@ class _Runner:
                     self._display.say(f"{arm.name}: {state['status']} before, not trained again")
                     continue
                 self._publish(index, self._train(index, arm, watch, until_epoch))
-                if watch.requested:
-                    interrupted = True
+                if self._interrupted:
                     break
         paused = any(state.get("resumable") for state in self._content["arms"])
-        self._content["status"] = "stopped" if interrupted or paused else "finished"
+        self._content["status"] = "stopped" if self._interrupted or paused else "finished"
         self._write()
-        return Outcome(self._content, self._out, interrupted, self._reports)
+        return Outcome(self._content, self._out, self._interrupted, self._reports)
 
     def _train(self, index: int, arm: Arm, watch: InterruptWatch, until_epoch: int | None) -> dict[str, Any]:
         """Train one arm, and return its last record whatever became of it."""
@@ -216,7 +216,7 @@ class _Runner:
         except CheckpointError:
             raise
         except (Interrupted, ThriftyError) as error:
-            resumable = isinstance(error, Interrupted)
+            self._interrupted = resumable = isinstance(error, Interrupted)  # by a signal to any of the workers
             if self._plan.workers.size > 1 and not isinstance(error, (Interrupted, NonFiniteError)):
                 raise  # the others may not have met it, and must not wait
             state = training.record() if training else record.pending(arm)

@@ -98,7 +98,7 @@ class Session:
             reason = str(error).splitlines()[0]
             raise ModelError(f"the workers do not have the same model ({reason}): give all of them the same") from error
         if config.wire != "fp32":
-            self._hook = attach(model, Wire(config.wire), timeout_s=config.worker_timeout)
+            self._hook = attach(model, Wire(config.wire))
         return model
 
     def _seed_training(self, *more: int) -> None:

@@ -145,6 +145,8 @@ class ArmTraining:
         if self._workers.group is None:
             checkpoint.save(self._folder, self._session.state_dict(), identity=self._identity)
         else:
+            # A tensor is written by one of the workers, so they must be alike: running statistics are not by themselves.
+            self._workers.sync_buffers(self._session.model)
             session = self._session
             sharded.save(
                 self._folder,
