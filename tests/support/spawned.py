@@ -5,6 +5,7 @@ must live in a module beside this one.
 """
 
 import faulthandler
+import gc
 import multiprocessing
 import tempfile
 import traceback
@@ -13,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 
 
 def run_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -39,6 +40,7 @@ def _run(rank: int, ranks: int, folder: str, function: Callable[..., Any], argum
     import torch
     import torch.distributed as dist
 
+    gc.freeze()  # what the server imported is no garbage, and looking through it takes long
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(0.9 * TIMEOUT_S, exit=True)  # says where it waits, before the others give it up
     timeout = timedelta(seconds=TIMEOUT_S)

@@ -30,6 +30,10 @@ def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.M
         nn.Dropout(0.3),
         nn.Linear(16 * (height // 2) * (width // 2), num_classes),
     )
+    return _signalled(model)
+
+
+def _signalled(model: nn.Module) -> nn.Module:
     for variable, number in ((KILL_AT, signal.SIGKILL), (SIGNAL_AT, signal.SIGINT)):
         mine = os.environ.get(RANK) in (None, os.environ.get("RANK"))
         if variable in os.environ and mine:
@@ -38,15 +42,16 @@ def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.M
 
 
 def plain(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
-    """A net whose gradient of a batch is the mean of those of its parts: no BatchNorm, no dropout."""
+    """A net whose gradient of a batch is the mean of those of its parts: no BatchNorm, no dropout; signals as in `net`."""
     height, width = image_size
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(in_channels, 8, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(8 * (height // 2) * (width // 2), num_classes),
     )
+    return _signalled(model)
 
 
 class _Unused(nn.Module):

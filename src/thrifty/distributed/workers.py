@@ -140,8 +140,12 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Workers]:
         yield ALONE
         return
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    timeout = timedelta(seconds=timeout_s)
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+        store, rank, _ = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store over a restart: a worker could find the address of one that is gone.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise WorkerError(_why_not_joined(error, address)) from error
     try:

@@ -145,7 +145,7 @@ class ArmTraining:
         if self._workers.group is None:
             checkpoint.save(self._folder, self._session.state_dict(), identity=self._identity)
         else:
-            # A tensor is written by one of the workers, so they must be alike: running statistics are not by themselves.
+            # Each tensor is written by one of the workers, so they must be alike, which running statistics are not.
             self._workers.sync_buffers(self._session.model)
             session = self._session
             sharded.save(
