@@ -50,7 +50,7 @@ def test_settings_are_checked_when_they_are_made(settings, message):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: merge, reuse"),
+        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: lsh, merge, reuse"),
         ({"methods": "reuse,reuse"}, UsageError, "the arm reuse is named twice"),
         ({"methods": "reuse+reuse"}, UsageError, "reuse is listed twice"),
         ({"methods": "reuse@fp8"}, UsageError, "unknown precision 'fp8'"),

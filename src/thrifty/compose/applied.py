@@ -2,19 +2,22 @@
 
 import math
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from thrifty.compose.trace import Trace
 from thrifty.core.agreement import apart, mean_over
 from thrifty.core.config import MethodConfig
 from thrifty.core.counters import Event, LayerCounters
 from thrifty.core.errors import CheckpointError, NonFiniteError, UsageError
-from thrifty.core.registry import ChangedLayer, Controller, Measuring
-from thrifty.core.surgery import LayerReport
+from thrifty.core.inspection import refuse_wrapped
+from thrifty.core.registry import ChangedLayer, Controller, Measuring, containers, method_of
+from thrifty.core.surgery import LayerReport, retype, swap
 
 FORMAT = 1
 
@@ -42,6 +45,7 @@ class Applied:
         layers: Sequence[LayerReport],
         changed: Mapping[str, ChangedLayer],
         controllers: Mapping[str, Controller],
+        model: nn.Module,
         group: Any = None,
     ) -> None:
         self.methods = tuple(methods)
@@ -51,6 +55,8 @@ class Applied:
         self._changed = dict(changed)
         self._controllers = dict(controllers)
         self._trace = Trace()
+        self._model = weakref.ref(model)  # a handle keeps no model alive
+        self._stock: dict[nn.Module, nn.Module] = {}
         self._group = group
 
     def __repr__(self) -> str:
@@ -105,6 +111,35 @@ class Applied:
             controller.agree(means[: len(values)])
             means = means[len(values) :]
         return loss
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the stock layers are in place for the time being."""
+        return bool(self._stock)
+
+    def suspend(self) -> None:
+        """Put the stock layers in place until `resume`; the methods keep their state. Does nothing when suspended."""
+        model = self._model()
+        if self._stock or model is None:
+            return
+        refuse_wrapped(model, "Applied.suspend")
+        self._stock = {layer: layer.to_stock() for layer in self._changed.values()}  # type: ignore[misc]  # modules
+        swap(model, self._stock)
+        retype(model, containers(), list(self._stock.values()))
+
+    def resume(self) -> None:
+        """Put the changed layers back in place after `suspend`. Does nothing when they are."""
+        model, stock = self._model(), self._stock
+        if not stock or model is None:
+            return
+        refuse_wrapped(model, "Applied.resume")
+        for layer, of_layer in stock.items():
+            layer.train(of_layer.training)
+        swap(model, {of_layer: layer for layer, of_layer in stock.items()})
+        for config in self.methods:
+            of_method = [layer for layer in stock if getattr(layer, "method", None) == config.method]
+            retype(model, method_of(config).containers, of_method)
+        self._stock = {}
 
     def counters(self, *, reset: bool = False) -> dict[str, LayerCounters]:
         """Return a snapshot of every changed layer's counters by layer name; with `reset`, they start again at zero."""

@@ -92,7 +92,7 @@ def apply_(
     swap(model, plan.replacements)
     for config, method in table:
         retype(model, method.containers, list(plan.by_method[config.method].values()))
-    return Applied(configs, plan.reports, changed, controllers, group)
+    return Applied(configs, plan.reports, changed, controllers, model, group)
 
 
 def remove_(model: nn.Module) -> nn.Module:

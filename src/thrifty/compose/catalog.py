@@ -8,7 +8,11 @@ import importlib
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 
-_HOMES = {"merge": ("thrifty.distributed", "MergedGradients"), "reuse": ("thrifty.reuse", "Reuse")}
+_HOMES = {
+    "lsh": ("thrifty.lsh", "LSH"),
+    "merge": ("thrifty.distributed", "MergedGradients"),
+    "reuse": ("thrifty.reuse", "Reuse"),
+}
 
 
 def method_names() -> tuple[str, ...]:

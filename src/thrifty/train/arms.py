@@ -79,6 +79,19 @@ def fit_arms(arms: Iterable[Arm], *, steps: int) -> list[Arm]:
     return [replace(arm, methods=tuple(fit(method) for method in arm.methods)) for arm in arms]
 
 
+def method_configs(names: Iterable[str], settings: Iterable[str], seed: int) -> list[MethodConfig]:
+    """The configs of the methods `names` under `settings`, as `parse_arms` reads them.
+
+    Raises:
+        UsageError: an unknown method or key, or settings of a method that is not named.
+    """
+    names, by_method = list(names), parse_settings(settings)
+    for name in by_method:
+        if name not in names:
+            raise UsageError(f"--set {name}...: {name} is not among the methods {', '.join(names)}")
+    return [_config(name, by_method.get(name, {}), seed) for name in names]
+
+
 def parse_settings(words: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Sort `method.key=value` by method; values are read as JSON where they are JSON, else taken as text.
 
