@@ -19,6 +19,7 @@ def blocks():
         pytest.param(block, id=f"{page.parent.name}-{page.stem}-{i}")
         for page in PAGES
         for i, block in enumerate(BLOCK.findall(page.read_text()))
+        if "distributed.join" not in block  # needs two processes: tests/distributed
     ]
 
 

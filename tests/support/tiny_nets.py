@@ -42,7 +42,7 @@ def _signalled(model: nn.Module) -> nn.Module:
 
 
 def plain(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
-    """A net whose gradient of a batch is the mean of those of its parts: no BatchNorm, no dropout; signals as in `net`."""
+    """Without BatchNorm and dropout: the gradient of a batch is the mean of those of its parts. Signals as in `net`."""
     height, width = image_size
     model = nn.Sequential(
         nn.Conv2d(in_channels, 8, 3, padding=1),

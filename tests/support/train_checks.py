@@ -14,7 +14,6 @@ from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
 
 import thrifty
-
 from thrifty.core.errors import ThriftyError
 from thrifty.distributed.workers import joined
 from thrifty.train import TrainConfig, run

@@ -36,6 +36,7 @@ MODULES = {
     "lsh-next-item": "thrifty.bench.lsh_next_item",
     "lsh-width": "thrifty.bench.lsh_width",
     "lsh-xmc": "thrifty.bench.lsh_xmc",
+    "merge-plan": "thrifty.bench.merge_plan",
     "plan-accuracy": "thrifty.bench.plan_accuracy",
     "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",

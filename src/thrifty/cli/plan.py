@@ -35,8 +35,22 @@ def plan(
     seed: Annotated[int, typer.Option(help="Of weights and random images.")] = 0,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the plan to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan into this .svg or .png file.")] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Plan how this group merges its gradients instead; run by torchrun.")
+    ] = False,
+    saved: Annotated[
+        Path | None, typer.Option(help="With --distributed: file to keep that plan in, and to take it from again.")
+    ] = None,
 ) -> None:
     """Try the methods on copies of a network, and say which to use."""
+    if distributed:
+        from thrifty.cli.plan_distributed import plan_distributed
+
+        plan_distributed(model=model, shape=input_, batch=batch, classes=classes, saved=saved, threads=threads)
+        return
+    if saved is not None:
+        raise UsageError("--saved keeps the plan of --distributed; write this one with --json")
+
     from rich.console import Console
 
     import thrifty.compose

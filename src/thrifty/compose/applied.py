@@ -75,7 +75,7 @@ class Applied:
         Raises:
             UsageError: when `loss` has more than one element.
             NonFiniteError: when `loss`, or that of another rank, is not finite; nothing has moved then.
-            WorkerError: when a rank of the group was lost.
+            DistributedError: when a rank of the group was lost.
         """
         value = self._agreed(_number(loss))
         if not math.isfinite(value):

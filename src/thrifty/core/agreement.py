@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from thrifty.core.errors import WorkerError
+from thrifty.core.errors import DistributedError
 
 
 def mean_over(group: Any, values: Sequence[float]) -> list[float]:
     """Element by element mean over the ranks of a process group, in float64; all of its ranks call it.
 
     Raises:
-        WorkerError: a rank was lost.
+        DistributedError: a rank was lost.
     """
     tensor = torch.tensor(values, dtype=torch.float64)
     with lost("an agreement"):
@@ -32,10 +32,10 @@ def lost(what: str) -> Iterator[None]:
     """Turn torch's errors of a collective into one line: some rank is gone, or does something else.
 
     Raises:
-        WorkerError: in place of a RuntimeError.
+        DistributedError: in place of a RuntimeError.
     """
     try:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WorkerError(f"a worker was lost during {what} ({reason}): see what the other workers say") from error
+        raise DistributedError(f"a worker was lost during {what} ({reason}): see what the other workers say") from error

@@ -32,5 +32,5 @@ class NonFiniteError(ThriftyError):
     """Training met a loss that is not a finite number."""
 
 
-class WorkerError(ThriftyError):
-    """A process of a group that cannot be reached, was lost, or does something else than the others."""
+class DistributedError(ThriftyError):
+    """Processes of a group that disagree, do not answer, or cannot be reached."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ class TransferCost:
             raise UsageError("a transfer cost needs as many sizes as times, and at least one")
         if not all(math.isfinite(value) and value >= 0 for value in (*sizes, *alone, *both)):
             raise UsageError("a transfer cost takes finite sizes and times that are not negative")
-        if any(later <= earlier for earlier, later in zip(sizes, sizes[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(sizes)):
             raise UsageError("the sizes of a transfer cost must rise")
         if any(not one <= two <= 2 * one for one, two in zip(alone, both, strict=True)):
             raise UsageError("two transfers take no less than one and no more than twice as long")
@@ -79,9 +80,7 @@ class TransferCost:
             found[size] = (min(alone, earlier[0]), min(both, earlier[1]))
         sizes = sorted(found)
         alone_s = [float(found[size][0]) for size in sizes]
-        both_s = [
-            min(max(float(found[size][1]), alone), 2 * alone) for size, alone in zip(sizes, alone_s, strict=True)
-        ]
+        both_s = [min(max(float(found[size][1]), alone), 2 * alone) for size, alone in zip(sizes, alone_s, strict=True)]
         return cls(tuple(map(float, sizes)), tuple(alone_s), tuple(both_s))
 
     @classmethod
@@ -101,7 +100,9 @@ class TransferCost:
     def wire(self, size_bytes: ArrayLike) -> Floats:
         """Of `alone`, the seconds that one transfer at a time takes."""
         wires = tuple(both - alone for alone, both in zip(self.alone_s, self.both_s, strict=True))
-        return np.minimum(_through(np.asarray(size_bytes, dtype=float), self.sizes_bytes, wires), self.alone(size_bytes))
+        return np.minimum(
+            _through(np.asarray(size_bytes, dtype=float), self.sizes_bytes, wires), self.alone(size_bytes)
+        )
 
     def startup(self, size_bytes: ArrayLike) -> Floats:
         """Of `alone`, the seconds that two transfers spend side by side."""
@@ -109,7 +110,8 @@ class TransferCost:
 
     def split(self) -> TransferCost:
         """The cost of half of an all-reduce, a reduce-scatter or an all-gather: each moves half of the bytes in half
-        of the steps."""
+        of the steps.
+        """
         return TransferCost(
             self.sizes_bytes, tuple(one / 2 for one in self.alone_s), tuple(two / 2 for two in self.both_s)
         )

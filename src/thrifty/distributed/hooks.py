@@ -2,8 +2,8 @@
 
 A hook decides what is done with a bucket, a merge plan which gradients are in it; the two do not know of each other.
 Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019) adds to each gradient what rounding took
-from the one before, for one fp32 copy of the gradients. The mean is rounded too, and that is not fed back: about half of
-the error of the wire remains.
+from the one before, for one fp32 copy of the gradients. The mean is rounded too, and that is not fed back: about half
+of the error of the wire remains.
 
     data_parallel = DistributedDataParallel(model)
     hook = attach(data_parallel, Wire("bf16"))

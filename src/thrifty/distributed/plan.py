@@ -59,9 +59,7 @@ class MergePlan:
         return cls(**decode_fields(cls, state, "merge plan"))
 
 
-def make_plan(
-    profile: GradientProfile, cost: TransferCost, *, in_flight: int = 1, rule: str = OPTIMAL
-) -> MergePlan:
+def make_plan(profile: GradientProfile, cost: TransferCost, *, in_flight: int = 1, rule: str = OPTIMAL) -> MergePlan:
     """The plan that a rule makes; the optimum unless another is named.
 
     Args:
@@ -79,10 +77,13 @@ def make_plan(
         counts = optimal_counts(profile, cost, in_flight)
     else:
         counts = RIVALS[rule](profile, cost)
-    return _plan(profile, cost, counts, in_flight, rule)
+    return plan_of_counts(profile, cost, counts, in_flight, rule)
 
 
-def _plan(profile: GradientProfile, cost: TransferCost, counts: Sequence[int], in_flight: int, rule: str) -> MergePlan:
+def plan_of_counts(
+    profile: GradientProfile, cost: TransferCost, counts: Sequence[int], in_flight: int, rule: str
+) -> MergePlan:
+    """The plan with buckets of `counts` gradients each, under the name of a rule."""
     ends = list(accumulate(counts))
     spans = list(zip([0, *ends], ends, strict=False))
     return MergePlan(

@@ -1,8 +1,8 @@
 """The processes that train one model together, as `torchrun` starts them: joining, agreeing, and ending with an error.
 
 Everything here is a call that all workers make, in the same order. Alone, every call is free and nothing is imported.
-A worker that is lost becomes a `WorkerError` on all others, at once when its connection breaks and after `timeout_s`
-in any case.
+A worker that is lost becomes a `DistributedError` on all others, at once when its connection breaks and after
+`timeout_s` in any case.
 """
 
 import os
@@ -10,7 +10,6 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,12 +17,12 @@ import torch.distributed as dist
 from torch import nn
 
 from thrifty.core.agreement import lost
-from thrifty.core.errors import ModelError, ThriftyError, UsageError, WorkerError
+from thrifty.core.errors import DistributedError, ModelError, ThriftyError, UsageError
+from thrifty.distributed.group import VARIABLES, join
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
 _MARKS = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "gloo", "NCCL")
-_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Workers:
             raise failure
         for rank, message in enumerate(found):
             if message is not None:
-                raise WorkerError(f"worker {rank} of {self.size} stopped: {message}")
+                raise DistributedError(f"worker {rank} of {self.size} stopped: {message}")
         return value  # type: ignore[return-value]
 
     def sync_buffers(self, model: nn.Module) -> None:
@@ -130,7 +129,7 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Workers]:
 
     Raises:
         UsageError: variables that cannot be meant.
-        WorkerError: worker 0 cannot be reached, its port is taken, or workers run different versions of torch.
+        DistributedError: worker 0 cannot be reached, its port is taken, or workers run different versions of torch.
     """
     if dist.is_available() and dist.is_initialized():
         yield _of_default_group()
@@ -139,19 +138,9 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Workers]:
     if size == 1:
         yield ALONE
         return
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    timeout = timedelta(seconds=timeout_s)
+    join(backend="gloo", timeout_s=timeout_s)
     try:
-        store, rank, _ = next(dist.rendezvous("env://", timeout=timeout))
-        # torchrun may keep its store over a restart: a worker could find the address of one that is gone.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
-    except (RuntimeError, ValueError) as error:
-        raise WorkerError(_why_not_joined(error, address)) from error
-    try:
-        workers = _of_default_group()
-        _check_versions(workers)
-        yield workers
+        yield _of_default_group()
     finally:
         dist.destroy_process_group()
 
@@ -159,7 +148,7 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Workers]:
 def _size_wanted() -> int:
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return 1
-    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
     size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
     if not (size.isdigit() and rank.isdigit() and int(rank) < int(size)):
         raise UsageError(
@@ -176,27 +165,12 @@ def _of_default_group() -> Workers:
     return Workers(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
-def _check_versions(workers: Workers) -> None:
-    found = workers.gather(torch.__version__)
-    if len(set(found)) > 1:
-        told = ", ".join(f"{rank}: {version}" for rank, version in enumerate(found))
-        raise WorkerError(f"the workers run different versions of torch ({told}): install the same one everywhere")
-
-
-def _why_not_joined(error: BaseException, address: str) -> str:
-    text = str(error)
-    if "EADDRINUSE" in text or "already in use" in text:
-        return f"the port of {address} is in use: give torchrun another --master-port, or use --standalone"
-    reason = text.splitlines()[0] if text else type(error).__name__
-    return f"worker 0 cannot be reached at {address} ({reason}): check the address, the port and that it runs"
-
-
 @contextmanager
 def exchanging(workers: Workers) -> Iterator[None]:
     """Forward and backward passes inside exchange buffers and gradients: a worker lost there is told in one line.
 
     Raises:
-        WorkerError: in place of what the backend raises; other errors stay as they are.
+        DistributedError: in place of what the backend raises; other errors stay as they are.
     """
     try:
         yield
@@ -204,7 +178,7 @@ def exchanging(workers: Workers) -> Iterator[None]:
         text = str(error)
         if workers.group is None or not any(mark in text for mark in _MARKS):
             raise
-        raise WorkerError(
+        raise DistributedError(
             f"a worker was lost during the exchange of gradients ({text.splitlines()[0]}): see what the others say"
         ) from error
 
@@ -230,5 +204,5 @@ def _plain(error: BaseException) -> BaseException:
     try:
         pickle.dumps(error)
     except Exception:
-        return WorkerError(str(error))
+        return DistributedError(str(error))
     return error

@@ -50,12 +50,12 @@ class Probe:
         return [*numbers, seconds]
 
     def agree(self, means: list[float]) -> None:
-        """Take the means over all processes instead; a direction that they did not run alike counts as not run."""
+        """Take the means over all processes instead: of a direction that all ran, skipped if any of them did."""
         routes = {}
         for i, direction in enumerate(DIRECTIONS):
             ran, skipped, share, seconds = means[4 * i : 4 * i + 4]
-            if ran == 1.0 and skipped in (0.0, 1.0):
-                routes[direction] = Route(share, bool(skipped), seconds)
+            if ran == 1.0:
+                routes[direction] = Route(share, skipped > 0.0, seconds)
         self._taken = routes, means[-1]
 
     def end_step(self) -> list[Move]:

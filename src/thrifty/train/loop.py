@@ -42,7 +42,7 @@ def train_epoch(
 
     Raises:
         NonFiniteError: the loss is not finite; the weights are those of before that step.
-        WorkerError: another worker was lost.
+        DistributedError: another worker was lost.
     """
     tally = session.tally
     with ahead(batches) as iterator:
@@ -79,7 +79,7 @@ def train_step(
 ) -> list[float]:
     """Do one step, and return its loss, the number of images that were classified rightly, and the wishes, of all.
 
-    Raises NonFiniteError and WorkerError as `train_epoch` does.
+    Raises NonFiniteError and DistributedError as `train_epoch` does.
     """
     workers, precision = session.workers, session.precision
     with exchanging(workers), precision.autocast():

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from thrifty.core.atomic import write_json
-from thrifty.core.errors import CheckpointError, NonFiniteError, ThriftyError, WorkerError
+from thrifty.core.errors import CheckpointError, DistributedError, NonFiniteError, ThriftyError
 from thrifty.data import ImageData
 from thrifty.distributed.workers import Workers, joined
 from thrifty.train import events, folder, record
@@ -81,7 +81,7 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
     Raises:
         UsageError, ModelError, DataError: before anything is written.
         CheckpointError: the run to go on with is another one or damaged; its files stay as they are.
-        WorkerError: the workers cannot be joined, do not agree, or one was lost.
+        DistributedError: the workers cannot be joined, do not agree, or one was lost.
     """
     config = config.resolved()
     arms = parse_arms(config)
@@ -152,7 +152,7 @@ def _check_alike(workers: Workers, settings: dict[str, Any]) -> None:
     for rank, theirs in enumerate(workers.gather(ours)):
         differing = [key for key in ours if theirs.get(key) != ours[key]]
         if differing:
-            raise WorkerError(
+            raise DistributedError(
                 f"worker {rank} differs from worker {workers.rank} in {', '.join(differing)}: "
                 "start all with the same command, on the same data"
             )

@@ -43,7 +43,7 @@ def save(folder: Path, shared: Any, own: Any, *, identity: dict[str, Any], worke
 
     Raises:
         CheckpointError: it could not be written; what was there stays.
-        WorkerError: a worker was lost.
+        DistributedError: a worker was lost.
     """
     part = folder / _PART
     workers.only_first(lambda: _empty(part))
