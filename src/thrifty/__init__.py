@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         vjp,
     )
     from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
+    from thrifty.lsh import LSH
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
 __all__ = [
+    "LSH",
     "Auto",
     "NoEffectWarning",
     "Plan",
@@ -61,6 +63,7 @@ __all__ = [
 # public name -> the module that defines it
 _HOMES = {
     "Auto": "thrifty.compose",
+    "LSH": "thrifty.lsh",
     "NoEffectWarning": "thrifty.compose",
     "Plan": "thrifty.compose",
     "Reuse": "thrifty.reuse",

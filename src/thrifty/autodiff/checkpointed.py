@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from thrifty.autodiff.budget import Budget
 from thrifty.autodiff.context import derivatives_stop, library_code
+from thrifty.autodiff.custom import functions_taken_whole
 from thrifty.autodiff.errors import MemoryLimitError
 from thrifty.autodiff.levels import fresh_input, level_open, open_levels
 from thrifty.autodiff.placement import Known, Online, logarithmic, small_steps
@@ -106,7 +107,7 @@ class CheckpointedRun:
         rule = self._rule(budget, lengths.known(key))
         self._recorder = recorder = Recorder(rule)
         own = [fresh_input(tensor) for tensor in inputs]
-        with level_open(), recorder, torch.enable_grad():
+        with functions_taken_whole(), level_open(), recorder, torch.enable_grad():
             self._inputs = [recorder.add_input(tensor) for tensor in own]
             self.result = call(own)
         leaves = [leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, Tensor)]

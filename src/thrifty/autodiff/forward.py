@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from thrifty.autodiff.cells import Place, place_of
 from thrifty.autodiff.context import derivatives_stop, in_library_code, library_code
+from thrifty.autodiff.custom import functions_taken_whole
 from thrifty.autodiff.levels import fresh_input, level_open, mark_escaped, open_levels
 from thrifty.autodiff.operations import operation
 from thrifty.autodiff.substitutes import SUBSTITUTES
@@ -234,7 +235,7 @@ def push_forward(
     for tensor, tangent in zip(own, tangents, strict=True):
         with library_code():
             level.start(tensor, tangent.detach())
-    with level_open(), level, torch.enable_grad():
+    with functions_taken_whole(), level_open(), level, torch.enable_grad():
         result = call(own)
     leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     with library_code():

@@ -29,6 +29,11 @@ UNDECLARED_WRITES = {
     "aten::cudnn_batch_norm": (3, 4),
     "aten::miopen_batch_norm": (3, 4),
 }
+# operators that yield memory which nobody has written to yet
+UNSET = {
+    "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::empty_permuted", "aten::new_empty",
+    "aten::new_empty_strided",
+}  # fmt: skip
 
 
 class Operation:
@@ -39,12 +44,17 @@ class Operation:
         name: as the dispatcher spells it, for messages.
         silent: yields no tensor and changes none, so there is nothing to replay.
         writes: positions of the arguments that it writes to; `writes_by_name` those given by keyword.
+        changes: it writes to some argument.
         random: draws from a generator.
         refusal: why it cannot be recorded, or None.
         is_detach: it is `detach`, which stops derivatives when the user calls it.
+        unset: yields memory that is still to be written. views: yields a view, reading nothing.
     """
 
-    __slots__ = ("function", "is_detach", "name", "random", "refusal", "silent", "writes", "writes_by_name")
+    __slots__ = (
+        "changes", "function", "is_detach", "name", "random", "refusal", "silent", "unset", "views", "writes",
+        "writes_by_name",
+    )  # fmt: skip
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -55,8 +65,11 @@ class Operation:
         self.writes = tuple(i for i in written if not schema.arguments[i].kwarg_only)
         self.writes_by_name = tuple(schema.arguments[i].name for i in written)
         self.writes += UNDECLARED_WRITES.get(self.name, ())
+        self.changes = bool(self.writes or self.writes_by_name)
         self.random = torch.Tag.nondeterministic_seeded in function.tags
         self.is_detach = function is torch.ops.aten.detach.default
+        self.unset = self.name in UNSET
+        self.views = not written and any(r.alias_info is not None for r in schema.returns)
         yields = any("Tensor" in str(r.type) for r in schema.returns)
         self.silent = not yields and not written and self.refusal is None
 

@@ -97,6 +97,9 @@ class Recorder(Registers, TorchDispatchMode):
             for position in writes:
                 if cells[position].held:
                     self._keep(cells[position])
+                self._unset.discard(cells[position].death.key)
+        elif self._unset:
+            self._check_set(op, cells)
         if op.random:
             self._before_random(args, kwargs)
         stops = derivatives_stop()
@@ -169,6 +172,8 @@ class Recorder(Registers, TorchDispatchMode):
             if cell is None:
                 register = self._new_cell(storage, tensor, active)
                 aliases.append(-1)
+                if op.unset and tensor.numel():
+                    self._unset.add(id(storage))
             else:
                 known = cell.places.get(place_of(tensor))
                 if known is None:
@@ -198,6 +203,30 @@ class Recorder(Registers, TorchDispatchMode):
             raise ReplayError(f"{op.name} has an argument that cannot be kept in the record ({user_line()})") from None
         self.program.append(template, inputs, new, numbers)
         self._step_ops += 1
+
+    def _check_set(self, op: Operation, cells: list[Cell]) -> None:
+        if not op.views and any(cell.death.key in self._unset for cell in cells):
+            raise ReplayError(
+                f"{op.name} reads memory that no recorded operation wrote to ({user_line()}): what NumPy or compiled "
+                "code writes into torch.empty cannot be replayed; put that into a torch.library.custom_op"
+            )
+
+    def note_call(self, op: Operation, args: Any, kwargs: Any, outputs: tuple[Any, ...]) -> None:
+        """Write down a call that ran unseen, as one operation."""
+        if self._dead or self._suspects or self._limbo:
+            self._bury()
+        self._watch_step()
+        inputs: list[int] = []
+        numbers: list[float] = []
+        cells: list[Cell] = []
+        spec: list[Any] = []
+        for value in args:
+            self._argument(None, value, spec, inputs, cells, numbers)
+        for name, value in kwargs.items():
+            self._argument(name, value, spec, inputs, cells, numbers)
+        stops = derivatives_stop()
+        active = not stops and any(cell.active for cell in cells)
+        self._write(op, spec, inputs, numbers, cells, (), outputs, active, stops)
 
     # -- steps, snapshots, writes, random numbers ----------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class Registers:
         self._dead: list[Death] = []
         self._suspects: list[Death] = []
         self._limbo: set[int] = set()
+        self._unset: set[int] = set()  # cells that nothing has been written to
         self._free: list[int] = []
         self._registers = self._externals_met = 0
 
@@ -150,6 +151,7 @@ class Registers:
     def _drop(self, key: int, cell: Cell) -> None:
         del self._cells[key]
         self._limbo.discard(key)
+        self._unset.discard(key)
         if self._live.pop(key, None) is not None:
             self.live_bytes -= cell.nbytes
         for register in cell.tensors:

@@ -39,7 +39,7 @@ class Plain(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        sizes = [3, width, width, 2 * width, 2 * width]
+        sizes = [3, *[width] * 4, *[2 * width] * 6]
         self.blocks = nn.ModuleList(_conv(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(2 * width, 10)
 
@@ -47,7 +47,7 @@ class Plain(nn.Module):
         """Images (B, 3, H, W) -> logits (B, 10)."""
         for at, block in enumerate(self.blocks):
             x = wrap(block, x)
-            x = nn.functional.max_pool2d(x, 2) if at == 1 else x
+            x = nn.functional.max_pool2d(x, 2) if at == 3 else x
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 
@@ -55,7 +55,7 @@ class Plain(nn.Module):
 class Recurrent(nn.Module):
     """An LSTM cell over time."""
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 512) -> None:
         super().__init__()
         self.cell = nn.LSTMCell(width, width)
         self.head = nn.Linear(width, 10)
@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
 class Tree(nn.Module):
     """A child-sum TreeLSTM on complete binary trees, by recursion."""
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 256) -> None:
         super().__init__()
         self.gates, self.forget = nn.Linear(2 * width, 3 * width), nn.Linear(2 * width, width)
         self.head = nn.Linear(width, 10)
@@ -103,7 +103,7 @@ class Tree(nn.Module):
 class Encoder(nn.Module):
     """A Transformer encoder."""
 
-    def __init__(self, width: int = 128, layers: int = 6) -> None:
+    def __init__(self, width: int = 256, layers: int = 6) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True) for _ in range(layers)
@@ -148,7 +148,7 @@ class UNet(nn.Module):
 class Flow(nn.Module):
     """A neural ODE by Heun's method with adaptive steps: how many there are depends on the values."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
         self.field = nn.Sequential(nn.Linear(width, 4 * width), nn.Tanh(), nn.Linear(4 * width, width))
         self.head = nn.Linear(width, 10)
@@ -176,9 +176,9 @@ class Flow(nn.Module):
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn": (Plain, (16, 3, 32, 32)),
     "resnet": (Residual, (16, 3, 32, 32)),
-    "lstm": (Recurrent, (32, 96, 128)),
-    "treelstm": (Tree, (32, 64, 128)),
-    "transformer": (Encoder, (8, 64, 128)),
+    "lstm": (Recurrent, (32, 64, 512)),
+    "treelstm": (Tree, (32, 64, 256)),
+    "transformer": (Encoder, (8, 128, 256)),
     "unet": (UNet, (8, 3, 32, 32)),
-    "ode": (Flow, (256, 64)),
+    "ode": (Flow, (512, 128)),
 }

@@ -8,9 +8,11 @@ import importlib
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 
-_HOMES = {"reuse": ("thrifty.reuse", "Reuse"), "merge": ("thrifty.distributed", "MergedGradients")}
-
-
+_HOMES = {
+    "lsh": ("thrifty.lsh", "LSH"),
+    "merge": ("thrifty.distributed", "MergedGradients"),
+    "reuse": ("thrifty.reuse", "Reuse"),
+}
 _OF_THE_WHOLE_MODEL = {"merge"}
 """Known to `config_type`, and nothing for `apply_`; see `registry.Method.instead`."""
 

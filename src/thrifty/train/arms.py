@@ -8,7 +8,9 @@ from typing import Any
 from thrifty.compose.catalog import config_type
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
-from thrifty.train.config import AMPS, TrainConfig
+from thrifty.distributed.precision import Precision
+from thrifty.train.config import TrainConfig
+from thrifty.train.precisions import AMPS, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,17 @@ class Arm:
     Attributes:
         name: as on the command line; also the name of its folder.
         methods: configs for `thrifty.apply_`; none for the dense baseline.
-        amp: `none` or `bf16`.
+        amp: the name of its precision, one of `AMPS`.
     """
 
     name: str
     methods: tuple[MethodConfig, ...]
     amp: str
+
+    @property
+    def precision(self) -> Precision:
+        """What the name means."""
+        return PRECISIONS[self.amp]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arm as plain data."""
