@@ -71,6 +71,19 @@ class Controller(Protocol):
         ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """A controller that goes by clocks, which differ between the processes that train one model together."""
+
+    def measured(self) -> list[float]:
+        """What the step that ends was measured to be: as many numbers on every process."""
+        ...
+
+    def agree(self, means: list[float]) -> None:
+        """Take the means over all processes in place of what was measured here; `step` follows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Method:
     """How a method works on a model.

@@ -40,7 +40,7 @@ def join(*, backend: str | None = None, timeout_s: float = 60.0) -> None:
     if backend not in ("gloo", "nccl"):
         raise UsageError(f"the backend is gloo or nccl, got {backend!r}")
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        _init(backend, timedelta(seconds=timeout_s))
     except RuntimeError as error:
         raise DistributedError(_why(error, world, timeout_s)) from error
     versions = exchange("the version of torch", torch.__version__, None, timeout_s)
@@ -48,6 +48,13 @@ def join(*, backend: str | None = None, timeout_s: float = 60.0) -> None:
         listed = ", ".join(f"rank {rank}: {version}" for rank, version in enumerate(versions))
         dist.destroy_process_group()
         raise DistributedError(f"processes run different versions of torch ({listed}): install the same everywhere")
+
+
+def _init(backend: str, timeout: timedelta) -> None:
+    store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+    # torchrun may keep its store over a restart of the group: a process could find the address of one that is gone.
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
 
 def _why(error: RuntimeError, world: int, timeout_s: float) -> str:

@@ -21,6 +21,7 @@ IDLE_STEPS, REST_STEPS = 3, 100  # steps in a row without a skip before a rest, 
 WARM_UP, WATCHED = 3, 3  # steps of a new stage: left out, and compared
 
 Move = tuple[str, str]
+Taken = tuple[dict[str, Route], float]
 
 
 class Probe:
@@ -35,11 +36,32 @@ class Probe:
         self.stage = -1
         self.idle = 0
         self._settled = list(state.limits)
+        self._taken: Taken | None = None
         self._set()
+
+    def measured(self) -> list[float]:
+        """The step that ends in numbers: for each direction whether it ran, skipped, its share and seconds; seconds."""
+        self._taken = self.state.seconds.end_step()
+        routes, seconds = self._taken
+        numbers: list[float] = []
+        for direction in DIRECTIONS:
+            route = routes.get(direction)
+            numbers += [1.0, float(route.skipped), route.share, route.seconds] if route else [0.0] * 4
+        return [*numbers, seconds]
+
+    def agree(self, means: list[float]) -> None:
+        """Take the means over all processes instead: of a direction that all ran, skipped if any of them did."""
+        routes = {}
+        for i, direction in enumerate(DIRECTIONS):
+            ran, skipped, share, seconds = means[4 * i : 4 * i + 4]
+            if ran == 1.0:
+                routes[direction] = Route(share, skipped > 0.0, seconds)
+        self._taken = routes, means[-1]
 
     def end_step(self) -> list[Move]:
         """Take in the step that ends, set the layer for the next one, and tell what was decided: (what, reason)."""
-        routes, seconds = self.state.seconds.end_step()
+        routes, seconds = self._taken or self.state.seconds.end_step()
+        self._taken = None
         if self.state.probing:
             return self._probed(routes)
         self._rest(routes)

@@ -8,7 +8,12 @@ from typing import Any
 from thrifty.compose.catalog import config_type
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
-from thrifty.train.config import AMPS, TrainConfig
+from thrifty.distributed.precision import Precision
+from thrifty.train.config import TrainConfig
+from thrifty.train.precisions import AMPS, PRECISIONS
+
+AUTO = "auto"
+"""The arm whose methods and precision are found by trying, see `choice`."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,17 @@ class Arm:
     Attributes:
         name: as on the command line; also the name of its folder.
         methods: configs for `thrifty.apply_`; none for the dense baseline.
-        amp: `none` or `bf16`.
+        amp: the name of its precision, one of `AMPS`.
     """
 
     name: str
     methods: tuple[MethodConfig, ...]
     amp: str
+
+    @property
+    def precision(self) -> Precision:
+        """What the name means."""
+        return PRECISIONS[self.amp]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arm as plain data."""
@@ -43,9 +53,11 @@ def parse_arms(config: TrainConfig) -> list[Arm]:
     used: set[str] = set()
     for word in words:
         names, _, amp = word.partition("@")
+        if names == AUTO and amp:
+            raise UsageError(f"--methods {word}: auto finds its precision by itself")
         if "@" in word and amp not in AMPS:
             raise UsageError(f"--methods {word}: unknown precision '{amp}'; choose one of {', '.join(AMPS)}")
-        methods = [] if names == "dense" else names.split("+")
+        methods = [] if names in ("dense", AUTO) else names.split("+")
         used.update(methods)
         arms.append(
             Arm(word, tuple(_config(name, settings.get(name, {}), config.seed) for name in methods), amp or config.amp)
