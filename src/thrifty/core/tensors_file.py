@@ -32,8 +32,12 @@ class DamagedFileError(ValueError):
     """The file is cut off, damaged, or nothing that `torch.save` writes; the message is a reason without the path."""
 
 
-def read(path: Path) -> Any:
+def read(path: Path, *, mapped: bool = False) -> Any:
     """Return what `torch.save` wrote to `path`, on the CPU: tensors and plain data.
+
+    Args:
+        path: the file.
+        mapped: leave the tensors' numbers in the file until they are used; it must then stay as it is.
 
     Raises:
         DamagedFileError: whatever is wrong with the file's content.
@@ -42,8 +46,7 @@ def read(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             _check_zip(file, path.stat().st_size)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         _check_values(content)
     except (DamagedFileError, FileNotFoundError, IsADirectoryError, PermissionError):
         raise
