@@ -15,7 +15,7 @@ Cost: n^2 / 2 pairs of n <= 40 blocks, at `SLOTS` sizes of room each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,19 @@ class Plan:
     peak_bytes: int
 
 
+def expected(trace: Trace) -> Trace:
+    """The trace with a guess of what backward holds at the operations that it has not come to yet.
+
+    A guess for those is three times the largest content there: a gradient that comes in, one that goes out, and one
+    that is added to it.
+    """
+    guess = {}
+    for at, reads in enumerate(trace.reads):
+        sizes = [trace.nbytes[content] for content in (*reads, *trace.makes[at])]
+        guess[at] = trace.gradient_bytes.get(at, 3 * max(sizes, default=0))
+    return replace(trace, gradient_bytes=guess)
+
+
 def make_plan(trace: Trace, limit_bytes: int) -> Plan | None:
     """The plan for a step like this one within so many bytes; None if there is none."""
     blocks = cut(trace)
@@ -73,7 +86,7 @@ def least_bytes(trace: Trace, most_bytes: int) -> int | None:
     blocks = cut(trace)
     table = _Table(blocks, most_bytes)
     possible = np.flatnonzero(np.isfinite(table.cost[0][blocks.count - 1]))
-    return int(possible[0]) * table.slot + trace.outside_bytes if len(possible) else None
+    return (int(possible[0]) + 1) * table.slot + trace.outside_bytes if len(possible) else None
 
 
 class _Table:
