@@ -10,6 +10,8 @@ NB_MODULE(_native, m) {
     m.def("max_threads", &thrifty::max_threads, "Threads a kernel may use: what torch.set_num_threads set.");
 
     thrifty::bindings::bind_clusters(m);
+    thrifty::bindings::bind_lsh(m);
+    thrifty::bindings::bind_optimizers(m);
     thrifty::bindings::bind_skipping(m);
     thrifty::bindings::bind_tables(m);
 }

@@ -25,6 +25,8 @@ namespace thrifty::bindings {
 
 // Each adds the functions of its file to the module.
 void bind_clusters(nb::module_& m);
+void bind_lsh(nb::module_& m);
+void bind_optimizers(nb::module_& m);
 void bind_skipping(nb::module_& m);
 void bind_tables(nb::module_& m);
 
@@ -82,6 +84,25 @@ void require_below(const A& array, const char* name, int64_t below, const char* 
     if (wrong)
         throw std::invalid_argument(std::string(name) + ": holds values out of range: expected 0 to " +
                                     std::to_string(below) + " - 1 (" + meaning + ")");
+}
+
+// Requires `condition`, else ValueError.
+inline void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+inline void require_between(const char* name, int64_t value, int64_t least, int64_t most) {
+    require(value >= least && value <= most, std::string(name) + ": expected " + std::to_string(least) + " to " +
+                                                 std::to_string(most) + ", got " + std::to_string(value));
+}
+
+// As require_below, for 64-bit numbers.
+template <typename A>
+void require_rows(const A& array, const char* name, std::size_t below, const char* meaning) {
+    bool wrong = false;
+    for (std::size_t i = 0; i < array.size(); ++i) wrong |= static_cast<uint64_t>(array.data()[i]) >= below;
+    require(!wrong, std::string(name) + ": holds values out of range: expected 0 to " + std::to_string(below) +
+                        " - 1 (" + meaning + ")");
 }
 
 // Requires values that begin at zero, rise by at least `least` each, and end at `last`.

@@ -27,17 +27,22 @@ if TYPE_CHECKING:
         value_and_grad,
         vjp,
     )
-    from thrifty.compose import NoEffectWarning, apply_, remove_
+    from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
+    from thrifty.lsh import LSH
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
 __all__ = [
+    "LSH",
+    "Auto",
     "NoEffectWarning",
+    "Plan",
     "Reuse",
     "Stage",
     "__version__",
     "apply_",
+    "auto_",
     "checkpointing",
     "curl",
     "derivative",
@@ -49,6 +54,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "laplacian",
+    "plan",
     "remove_",
     "value_and_grad",
     "vjp",
@@ -56,10 +62,14 @@ __all__ = [
 
 # public name -> the module that defines it
 _HOMES = {
+    "Auto": "thrifty.compose",
+    "LSH": "thrifty.lsh",
     "NoEffectWarning": "thrifty.compose",
+    "Plan": "thrifty.compose",
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
+    "auto_": "thrifty.compose",
     "checkpointing": "thrifty.autodiff",
     "curl": "thrifty.autodiff",
     "derivative": "thrifty.autodiff",
@@ -71,6 +81,7 @@ _HOMES = {
     "jacrev": "thrifty.autodiff",
     "jvp": "thrifty.autodiff",
     "laplacian": "thrifty.autodiff",
+    "plan": "thrifty.compose",
     "remove_": "thrifty.compose",
     "value_and_grad": "thrifty.autodiff",
     "vjp": "thrifty.autodiff",

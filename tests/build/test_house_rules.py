@@ -32,7 +32,8 @@ def test_cmake_stays_short() -> None:
 def test_kernels_know_neither_torch_nor_python() -> None:
     """Nor the STL, whose inline functions would be compiled for one instruction set and linked for all."""
     allowed = {"cmath", "cstdint", "cstring", "omp.h"}
-    headers = [ROOT / "csrc" / "include" / "thrifty" / name for name in ("kernels.h", "simd.h", "geometry.h")]
+    names = ("kernels.h", "lsh_kernels.h", "mix.h", "simd.h", "geometry.h")
+    headers = [ROOT / "csrc" / "include" / "thrifty" / name for name in names]
     for path in [*(ROOT / "csrc" / "kernels").glob("*"), *headers]:
         included = set(re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text()))
         ours = {name for name in included if name.startswith("thrifty/")}
@@ -47,8 +48,9 @@ def test_only_the_bindings_include_nanobind() -> None:
 
 def test_every_kernel_has_a_file_a_binding_and_a_test() -> None:
     csrc = ROOT / "csrc"
-    listed = re.findall(r"^\s*X\((\w+),", (csrc / "include" / "thrifty" / "kernels.h").read_text(), re.MULTILINE)
-    assert "channel_moments" in listed
+    lists = "".join((csrc / "include" / "thrifty" / name).read_text() for name in ("kernels.h", "lsh_kernels.h"))
+    listed = re.findall(r"^\s*X\((\w+),", lists, re.MULTILINE)
+    assert {"channel_moments", "active_set"} <= set(listed)
     kernels = "".join(path.read_text() for path in (csrc / "kernels").glob("*.cpp"))
     tests = "".join(path.read_text() for path in (csrc / "tests").glob("test_*.cpp"))
     bindings = "".join(path.read_text() for path in (csrc / "bindings").glob("*.cpp"))

@@ -216,7 +216,7 @@ def test_known_sets_says_what_is_there_and_how_to_get_the_rest(tmp_path):
     assert table["fashion-mnist"].found == tmp_path / "fashion-mnist" and table["fashion-mnist"].how == ""
     assert table["fashion-mnist-slice"].found is not None
     assert table["ptb"].found is None and f"into {tmp_path}/ptb" in table["ptb"].how
-    assert {row.kind for row in table.values()} == {"images", "text", "labelled text"}
+    assert {row.kind for row in table.values()} == {"images", "labelled text", "next items", "text"}
 
 
 def test_decoding_shows_a_bar_only_to_somebody_who_watches(tmp_path, monkeypatch, capsys):

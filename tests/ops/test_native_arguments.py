@@ -3,6 +3,7 @@
 A function that is added to the module and not to the table below fails the last test.
 """
 
+import lsh_arguments
 import pytest
 import torch
 
@@ -173,8 +174,11 @@ TABLE = {
         ],
         (8, 9, 10),
     ),
+    **lsh_arguments.TABLE,
 }  # fmt: skip
-OPTIONAL = {"relu_unpool": (2,), "relu_unpool_bf16": (2,), "skip_conv_backward": (1, 2, 8, 9, 10)}
+OPTIONAL = {
+    "relu_unpool": (2,), "relu_unpool_bf16": (2,), "skip_conv_backward": (1, 2, 8, 9, 10), **lsh_arguments.OPTIONAL,
+}  # fmt: skip
 GEOMETRY_AT = {"gather_add": 3, "pull_sums": 3, "skip_conv": 3, "skip_conv_backward": 6}
 POOL_AT = {"relu_pool": 1, "relu_pool_bf16": 1, "relu_unpool": 3, "relu_unpool_bf16": 3, "skip_conv_backward": 3}
 
@@ -217,10 +221,10 @@ TENSORS = [
 
 def refused(name, position, wrong, error):
     """Call with one argument made wrong; nothing that the function writes may change."""
-    makers, outputs = TABLE[name]
+    makers, _ = TABLE[name]
     arguments = [make() for make in makers]
     arguments[position] = wrong(arguments[position])
-    written = [arguments[i] for i in outputs if isinstance(arguments[i], torch.Tensor) and not arguments[i].is_meta]
+    written = [t for t in arguments if isinstance(t, torch.Tensor) and not t.is_meta]
     before = [t.clone() for t in written]
     with pytest.raises(error) as caught:
         getattr(native, name)(*arguments)
@@ -274,7 +278,9 @@ def test_without_places_the_gradient_is_as_large_as_the_convolutions_output():
     assert "gradient: axis 1 has size 2, expected 4" in refused("skip_conv_backward", 2, lambda _: None, ValueError)
 
 
-@pytest.mark.parametrize("name, position", [(n, p) for n, p in TENSORS if p in TABLE[n][1]])
+@pytest.mark.parametrize(
+    "name, position", [(n, p) for n, p in TENSORS if p in (*TABLE[n][1], *lsh_arguments.CHANGED.get(n, ()))]
+)
 def test_an_output_that_is_read_only_is_refused(name, position):
     def read_only(t):
         array = t.numpy()
@@ -297,6 +303,7 @@ FREE = {  # (position, axis): the sizes that others are held to, or that only th
     "relu_unpool_bf16": {(4, 1), (4, 2)},
     "sign_hash": {(0, 1), (1, 1)},
     "table_conv": {(3, 1)},
+    **lsh_arguments.FREE,
 }
 
 
@@ -330,12 +337,13 @@ def entry(index, value):
 
 NUMBERS = [
     ("cluster_mean", 1, PIXELS, "order"), ("cluster_spread", 1, CLUSTERS, "ids"), ("gather_add", 2, CLUSTERS, "ids"),
-    ("pull_sums", 1, PIXELS, "order"),
+    ("pull_sums", 1, PIXELS, "order"), ("sampled_mm", 3, lsh_arguments.CLASSES, "columns"),
+    ("sparse_mm", 1, lsh_arguments.CLASSES, "columns"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, position, below, what", NUMBERS)
-@pytest.mark.parametrize("index", [0, 17, -1])
+@pytest.mark.parametrize("index", [0, 7, -1])
 @pytest.mark.parametrize("value", ["below", -1, 2**31 - 1, -(2**31)])
 def test_numbers_beyond_the_arrays_are_refused(name, position, below, what, index, value):
     value = below if value == "below" else value
@@ -492,6 +500,32 @@ def test_any_share_gives_the_same_answer(name, position, share):
     getattr(native, name)(*other)
     for i in outputs:
         torch.testing.assert_close(other[i], usual[i])
+
+
+ROWS_FIRST = ("adam_skip", "adam_rows", "sgd_skip", "sgd_rows", "adagrad_rows", "table_update")
+ROWS_OF = {**dict.fromkeys(ROWS_FIRST, 0), "active_set": 3}
+
+
+@pytest.mark.parametrize("value", [lsh_arguments.CLASSES, -1, 2**62, -(2**63)])
+@pytest.mark.parametrize("name", ROWS_OF)
+def test_rows_beyond_the_arrays_are_refused(name, value):
+    assert "holds values out of range" in refused(name, ROWS_OF[name], entry(1, value), ValueError)
+
+
+@pytest.mark.parametrize(
+    "name, position, value",
+    [
+        ("pack_signs", 1, floats(3, 0)), ("probe_signs", 2, int32s(2, 2) + 4),
+        ("wta_hash", 2, -1), ("wta_hash", 1, int32s(3, 4, 1)), ("min_hash", 2, 0),
+        ("min_hash", 3, 16), ("table_update", 2, int32s(3, 3) + 8), ("table_update", 5, int32s(3, 8, 0)),
+        ("active_set", 4, -1), ("active_set", 5, 21), ("active_set", 0, int32s(6, 3, 2) + 8),
+        ("row_candidates", 0, int32s(6, 3, 2) - 1), ("rank_top", 4, int64s(6) + 5), ("rank_top", 3, int32s(6, 4) + 20),
+        ("adam_skip", 1, 11), ("adam_skip", 1, -1), ("adam_skip", 11, int32s(20) - 1), ("adam_rows", 2, 2**31),
+        ("sgd_skip", 1, 2**40), ("sgd_rows", 2, -1), ("adagrad_rows", 6, floats(20, 1)),
+    ],
+)  # fmt: skip
+def test_values_that_a_kernel_could_not_trust_are_refused(name, position, value):
+    assert "expected" in refused(name, position, lambda _: value, ValueError)
 
 
 def test_every_function_is_in_the_table():

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "thrifty/geometry.h"
+#include "thrifty/lsh_kernels.h"
 #include "thrifty/source.h"
 
 // X(name, parameters): every kernel returns void.
@@ -47,7 +48,8 @@
                            float* db)) \
     X(table_conv, (const int16_t* table, const float* scale, const float* bias, const uint8_t* codes, \
                    const Geometry* geometry, const Geometry* pool, int64_t images, int64_t groups, int64_t entries, \
-                   int64_t outputs, int64_t width, int64_t skip, int64_t relu, float* y))
+                   int64_t outputs, int64_t width, int64_t skip, int64_t relu, float* y)) \
+    THRIFTY_LSH_KERNELS(X)
 
 namespace thrifty {
 

@@ -56,5 +56,19 @@ inline void sum_rows(const float* const* rows, int64_t count, int64_t width, con
     }
 }
 
+// The sum of a[c] * b[c] for c in [0, width), in four interleaved partial sums.
+inline float dot(const float* a, const float* b, int64_t width) {
+    Vec sum[4] = {Vec{}, Vec{}, Vec{}, Vec{}};
+    int64_t c = 0;
+    for (; c + 4 * kLanes <= width; c += 4 * kLanes)
+        for (int v = 0; v < 4; ++v) sum[v] += load(a + c + v * kLanes) * load(b + c + v * kLanes);
+    for (; c + kLanes <= width; c += kLanes) sum[0] += load(a + c) * load(b + c);
+    const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    float total = 0.0f;
+    for (int i = 0; i < kLanes; ++i) total += all[i];
+    for (; c < width; ++c) total += a[c] * b[c];
+    return total;
+}
+
 }  // namespace thrifty::THRIFTY_ISA
 #endif

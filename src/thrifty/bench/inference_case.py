@@ -44,7 +44,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         arms["bf16"] = _call(half, x.bfloat16())
         if not request["quick"]:
             arms["compiled"] = _call(torch.compile(dense), x)
-    repeats = calibrate(arms, 5.0 if request["quick"] else 20.0, most=60)
+    repeats = calibrate(arms, request["budget_s"], most=60)
     spread = {name: median_min_max(seconds) for name, seconds in interleave(arms, repeats, warmup=0).items()}
     right, right_frozen, changed, count = _answers(dense, frozen, data, request["batch"])
     dense_s, reuse_s = spread["dense"].median, spread["reuse"].median

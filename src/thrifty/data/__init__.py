@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from .labelled import LabelledSplit, LabelledText, load_labelled_text
     from .load import load_images
     from .locate import SetStatus, known_sets
+    from .next_item import NextItems, load_next_items
+    from .shapes import make_convex, make_rectangles
     from .text import TextData, load_text
+    from .xc import SparseRows, read_xc
 
 _HOME = {
     "Augment": "augment",
@@ -25,13 +28,19 @@ _HOME = {
     "ImageSplit": "images",
     "LabelledSplit": "labelled",
     "LabelledText": "labelled",
+    "NextItems": "next_item",
     "SetStatus": "locate",
+    "SparseRows": "xc",
     "TextData": "text",
     "known_sets": "locate",
     "load_images": "load",
     "load_labelled_text": "labelled",
+    "load_next_items": "next_item",
     "load_text": "text",
+    "make_convex": "shapes",
+    "make_rectangles": "shapes",
     "read_idx": "idx",
+    "read_xc": "xc",
     "write_idx": "idx",
 }
 
@@ -42,13 +51,19 @@ __all__ = [
     "ImageSplit",
     "LabelledSplit",
     "LabelledText",
+    "NextItems",
     "SetStatus",
+    "SparseRows",
     "TextData",
     "known_sets",
     "load_images",
     "load_labelled_text",
+    "load_next_items",
     "load_text",
+    "make_convex",
+    "make_rectangles",
     "read_idx",
+    "read_xc",
     "write_idx",
 ]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from .augment import Augment
 
-IMAGES, TEXT, LABELLED = "images", "text", "labelled text"
-LOADERS = {IMAGES: "load_images", TEXT: "load_text", LABELLED: "load_labelled_text"}
+IMAGES, TEXT, LABELLED, ITEMS = "images", "text", "labelled text", "next items"
+LOADERS = {IMAGES: "load_images", TEXT: "load_text", LABELLED: "load_labelled_text", ITEMS: "load_next_items"}
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,21 @@ _ROWS = (
         ("train.tsv.xz", "test.tsv.xz (a line: label, rating, id, text)"),
         "https://ai.stanford.edu/~amaas/data/sentiment/",
         classes=("negative", "positive"),
+    ),
+    *(
+        NamedSet(
+            name,
+            ITEMS,
+            f"Amazon reviews, {about}: next-item sequences",
+            (Place(f"amazon-next-item/{name}.npz", f"Amazon {about}"), Place(f"{name}.npz", f"Amazon {about}")),
+            (f"{name}.npz with items and offsets",),
+            "https://jmcauley.ucsd.edu/data/amazon/",
+        )
+        for name, about in (
+            ("beauty-54k", "Beauty, 54,542 items"),
+            ("games-24k", "Video Games, 23,715 items"),
+            ("sports-18k", "Sports, 18,357 items"),
+        )
     ),
 )
 SETS = {row.name: row for row in _ROWS}

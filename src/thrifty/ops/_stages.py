@@ -4,8 +4,9 @@ A layer opens a sink around its forward pass; every op below it adds its seconds
 stage it belongs to. An op remembers the sink it ran under, so that its backward pass reports to the same layer.
 """
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -39,6 +40,15 @@ class StageSeconds(dict[str, float]):
         self[stage] = self.get(stage, 0.0) + seconds
         self.step_s += seconds
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)
+
     def went(self, direction: str, route: Route, dense_macs: int) -> None:
         """Take notice of an exact product of so many multiply-adds, were it dense."""
         self.routes[direction] = route
@@ -67,3 +77,11 @@ def report_to(sink: StageSeconds | None) -> Iterator[None]:
         yield
     finally:
         _sink.reset(token)
+
+
+@contextmanager
+def timed(stage: str) -> Iterator[None]:
+    """Book the seconds of the block, which is no op, under `stage`."""
+    sink = _sink.get()
+    with nullcontext() if sink is None else sink.timed(stage):
+        yield

@@ -62,6 +62,8 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "peak_bytes": tally.peak_bytes,
         "peak_source": peak_source,
         "macs": dense_macs - saved,
+        "workers": session.workers.size,
+        "skipped_steps": session.precision.skipped,
         "dense_macs": dense_macs,
         "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
         "steps": tally.step,
@@ -77,7 +79,7 @@ def _layers(session: Session) -> list[dict[str, Any]]:
     """Every candidate layer with what it counted; a layer that was left dense has no counts of its own."""
     if session.applied is None:
         return []
-    counters = session.applied.counters()
+    counters = session.counters()
     rows = []
     for layer in session.applied.layers:
         found = counters.get(layer.name)

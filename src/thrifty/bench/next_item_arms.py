@@ -1,0 +1,187 @@
+"""The arms of `lsh-next-item`: one recommender, whose wide output layer trains with another loss in each arm."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.lsh import Hashing, LazyAdam, LSHSoftmaxLoss, SampledSoftmaxLoss
+from thrifty.lsh.head import HashedHead
+
+if TYPE_CHECKING:
+    from thrifty.data import NextItems
+
+ARMS = ("full", "sampled", "adaptive", "lsh")
+LAZY = ("sampled", "lsh")
+ROWS = 1024  # users ranked at once
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms of a comparison share, and the sizes of the hashed and the sampled one.
+
+    Attributes:
+        history: items that a user's next one is predicted from.
+        features: of an item and of the hidden layer.
+        batch: rows a step.
+        lr: of Adam.
+        active, tail: of `LSHSoftmaxLoss`.
+        samples: of `SampledSoftmaxLoss`.
+        seed: of the start and of the order of the rows.
+    """
+
+    history: int = 20
+    features: int = 64
+    batch: int = 256
+    lr: float = 2e-3
+    active: int = 512
+    tail: int = 1024
+    samples: int = 2048
+    seed: int = 0
+
+
+class Encoder(nn.Module):
+    """Histories (R, H), latest first and 0 for none -> (R, D): items weighted by recency, and a residual network."""
+
+    def __init__(self, items: int, recipe: Recipe, sparse: bool) -> None:
+        super().__init__()
+        features = recipe.features
+        self.items = nn.EmbeddingBag(items, features, mode="sum", sparse=sparse, padding_idx=0)
+        self.recency = nn.Parameter(-0.3 * torch.arange(recipe.history).float())
+        self.mix = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features))
+        nn.init.normal_(self.items.weight, std=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Hidden features of every row."""
+        there = x > 0
+        weights = torch.softmax(self.recency.expand(x.shape).masked_fill(~there, -1e9), 1) * there
+        bag = self.items(x, per_sample_weights=weights)
+        out: Tensor = bag + self.mix(bag)
+        return out
+
+
+class Trained:
+    """One arm: its network and optimizer, the seconds of its steps, and what it reached when.
+
+    The full softmax trains with torch's fused Adam on dense gradients, the adaptive one likewise; the others with
+    LazyAdam on rows, those of the item embeddings included.
+    """
+
+    def __init__(self, name: str, items: int, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)  # one start for all
+        self.name, self.recipe = name, recipe
+        self.lazy = name in LAZY
+        self.encoder = Encoder(items, recipe, sparse=self.lazy)
+        self.head = _head(name, items, recipe)
+        self.model = nn.ModuleList([self.encoder, self.head])
+        if self.lazy:
+            lazy = LazyAdam(self.model.parameters(), lr=recipe.lr)
+            lazy.watch(self.model)
+            self.optimizer: Any = lazy
+        else:
+            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)
+        self.seconds: list[float] = []
+        self.spent_s = 0.0
+        self.curve: list[tuple[float, float, float, float]] = []  # epochs, seconds, HR@10 and nDCG@10 in validation
+        self.best: dict[str, Any] = {}
+
+    def train(self, x: Tensor, y: Tensor) -> None:
+        """One training step."""
+        self.model.train()
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        hidden = self.encoder(x)
+        loss = self.head(hidden, y).loss if self.name == "adaptive" else self.head(hidden, y)
+        loss.backward()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - start)
+        self.spent_s += self.seconds[-1]
+
+    def look(self, epochs: float, pairs: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        """Rank the validation items, and keep the weights where this is the best so far by nDCG@10."""
+        found = self.quality(*pairs)
+        self.curve.append((epochs, self.spent_s, *found))
+        if found[1] >= max(ndcg for *_, ndcg in self.curve):
+            self.best = copy.deepcopy(self.model.state_dict())
+        return found
+
+    def quality(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """HR@10 and nDCG@10 of the held-out item among all items."""
+        if self.lazy:
+            self.optimizer.flush()
+        self.model.eval()
+        hits = gain = 0.0
+        with torch.no_grad():
+            for rows in torch.arange(len(x)).split(ROWS):
+                hidden = self.encoder(x[rows])
+                scores = self.head.log_prob(hidden) if self.name == "adaptive" else self.head.scores(hidden)  # type: ignore[operator]
+                scores[:, 0] = -torch.inf
+                place = (scores > scores.gather(1, y[rows].unsqueeze(1))).sum(1)
+                found = place < 10
+                hits += float(found.sum())
+                gain += float((found / (place + 2.0).log2()).sum())
+        return hits / len(x), gain / len(x)
+
+    def row(self, target: float, held_out: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        """The figures of the arm; quality is that of the best weights on all users."""
+        self.model.load_state_dict(self.best)
+        if self.lazy:
+            self.optimizer.state.clear()  # its rows are those of the last step
+        quality = {split: self.quality(*pairs) for split, pairs in held_out.items()}
+        reached = next((seconds for _, seconds, _, ndcg in self.curve if ndcg >= target), None)
+        return {
+            "method": self.name, "step_s": statistics.median(self.seconds), "seconds_to_target": reached,
+            "step_min_s": min(self.seconds), "step_max_s": max(self.seconds), "steps": len(self.seconds),
+            "hr10": quality["test"][0], "ndcg10": quality["test"][1], "valid_hr10": quality["valid"][0],
+            "valid_ndcg10": quality["valid"][1], "best_valid_ndcg10": max(ndcg for *_, ndcg in self.curve),
+            "train_s": self.spent_s,
+            "curve": [dict(zip(("epochs", "train_s", "valid_hr10", "valid_ndcg10"), point, strict=True))
+                      for point in self.curve],
+        }  # fmt: skip
+
+
+def _head(name: str, items: int, recipe: Recipe) -> nn.Module:
+    features = recipe.features
+    if name == "adaptive":
+        # Clusters by id: these sets number their items by first appearance, frequent ones first.
+        return nn.AdaptiveLogSoftmaxWithLoss(features, items, [items // 20, items // 4], div_value=2.0)
+    head: HashedHead
+    if name == "lsh":
+        hashing = Hashing(seed=recipe.seed)
+        head = LSHSoftmaxLoss(features, items, active=recipe.active, tail=recipe.tail, hashing=hashing)
+    elif name == "sampled":
+        head = SampledSoftmaxLoss(features, items, samples=recipe.samples, hashing=Hashing(seed=recipe.seed))
+    else:
+        head = LSHSoftmaxLoss(features, items, when="dense", sparse=False)
+    nn.init.normal_(head.weight, std=0.05)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return head
+
+
+class Order:
+    """The rows of a training set in a random order, batch by batch, epoch after epoch; the same for every arm."""
+
+    def __init__(self, data: NextItems, recipe: Recipe) -> None:
+        self.x, self.y = data.training(recipe.history)
+        self.batch = recipe.batch
+        self.source = torch.Generator().manual_seed(recipe.seed + 1)
+        self.left: list[Tensor] = []
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.x) // self.batch)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch."""
+        if not self.left:
+            self.left = list(torch.randperm(len(self.x), generator=self.source).split(self.batch))
+        rows = self.left.pop()
+        return self.x[rows], self.y[rows]

@@ -1,0 +1,83 @@
+"""LSHMultiLabelLoss: several labels a row among very many classes, at the cost of a few thousand.
+
+`softmax`: the mean, over a row's labels, of log Z - score (as SLIDE; each row counts alike).
+`bce`: one logistic loss a class, summed over the classes: labels at log(1 + e^-s), all others at log(1 + e^s). The
+tail's terms are weighted by (N - |head|) / |tail|, which makes the sum unbiased.
+In eval mode the loss is the exact one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.core.errors import UsageError
+from thrifty.lsh.head import HashedHead
+from thrifty.lsh.labels import check_labels
+
+LOSSES = ("softmax", "bce")
+
+
+class LSHMultiLabelLoss(HashedHead):
+    """Loss over several labels a row. Settings: see `HashedHead`, and `loss`: `softmax` or `bce`."""
+
+    def __init__(
+        self, in_features: int, n_classes: int, bias: bool = True, *, loss: str = "softmax", **settings: Any
+    ) -> None:
+        if loss not in LOSSES:
+            raise UsageError(f"loss is {loss!r}: choose one of {', '.join(LOSSES)}")
+        super().__init__(in_features, n_classes, bias, **settings)
+        self.loss = loss
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor, labels: Tensor, offsets: Tensor) -> Tensor:
+        """The mean over rows of the loss of queries (R, D).
+
+        Args:
+            x: queries.
+            labels: int64, those of all rows joined; row r has labels[offsets[r] : offsets[r + 1]], each once.
+            offsets: int64 (R + 1,), from 0 to the number of labels. A row without labels counts in `bce`; in `softmax`
+                it has no loss and is left out of the mean.
+
+        Raises:
+            UsageError: for shapes that do not fit, labels out of range, and for `softmax` a batch without labels.
+            NonFiniteError: for NaN or infinity in `x` in training.
+        """
+        if x.dim() != 2 or x.shape[1] != self.in_features or offsets.shape != (x.shape[0] + 1,) or labels.dim() != 1:
+            raise UsageError(
+                f"queries {tuple(x.shape)}, labels {tuple(labels.shape)} and offsets {tuple(offsets.shape)} do not "
+                f"fit: expected (R, {self.in_features}), (labels,) and (R + 1,)"
+            )
+        counts = offsets.diff()
+        if int(offsets[0]) != 0 or int(offsets[-1]) != labels.numel() or bool((counts < 0).any()):
+            raise UsageError(f"offsets must rise from 0 to the {labels.numel()} labels")
+        if self.loss == "softmax" and not labels.numel():
+            raise UsageError("the batch has no label: leave such batches out")
+        check_labels(labels, self.n_classes)
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts)
+        if not self.training:
+            return self._loss(self.scores(x), rows, labels, counts, None)
+        chosen = self.choose(x, labels)
+        assert self.last is not None
+        drawn = self.last.drawn if self.last.tail else None
+        return self.clocked(self._loss(chosen.scores, rows, torch.searchsorted(chosen.ids, labels), counts, drawn))
+
+    def _loss(self, scores_RA: Tensor, rows: Tensor, places: Tensor, counts: Tensor, drawn: Tensor | None) -> Tensor:
+        with self.stages.timed("gemm"):
+            positive = scores_RA[rows, places]
+            if self.loss == "softmax":
+                weights = 1.0 / counts.clamp(min=1).to(scores_RA.dtype)
+                total = (torch.logsumexp(scores_RA, 1) * (counts > 0)).sum() - (positive * weights[rows]).sum()
+                return total / (counts > 0).sum()
+            # log(1 + e^-s) = log(1 + e^s) - s, so a label's term is that of another class, less its score
+            every = nn.functional.softplus(self._uncorrected(scores_RA, drawn))
+            if drawn is not None:
+                assert self.last is not None
+                every = every * torch.where(drawn, (self.n_classes - self.last.head) / self.last.tail, 1.0)
+            return (every.sum() - positive.sum()) / len(counts)
+
+    def _uncorrected(self, scores_RA: Tensor, drawn: Tensor | None) -> Tensor:
+        """The scores themselves: for a softmax the tail's weight is in them, as a logarithm."""
+        return scores_RA if drawn is None else scores_RA - self.log_weight * drawn

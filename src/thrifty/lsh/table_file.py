@@ -1,0 +1,151 @@
+"""Hash tables as a file beside the weights: what a service loads to answer at once, without building them.
+
+`NAME.safetensors` is written and read by safetensors, any other name by `torch.save`; neither holds code. The file says
+what layer it is of and under what weights: tables of other weights would find the wrong classes, so they are refused.
+Files are mapped into memory: processes that load the same one share its pages. What a process changes in its tables,
+as it trains on, is its own; the file never changes. It is written beside and renamed, so it is always a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thrifty.core.atomic import write_bytes
+from thrifty.core.errors import CheckpointError, UsageError
+from thrifty.lsh.head import HashedHead
+from thrifty.lsh.index import ClassIndex
+
+FORMAT = "thrifty-tables-1"
+_SAFE = ".safetensors"
+
+
+def save_tables(head: HashedHead, path: str | os.PathLike[str]) -> None:
+    """Write the tables of a head, brought up to its weights; an older file of this name is replaced in one step.
+
+    Raises UsageError for a head that has none, because it is dense, or where safetensors is asked for and missing;
+    OSError where the file cannot be written.
+    """
+    if head.when == "dense":
+        raise UsageError("save_tables: this head computes all classes (when='dense'), so it has no tables")
+    place = Path(path)
+    index = head.current_index()
+    state = index.state()
+    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    about = {
+        "format": FORMAT, "layer": _identity(head), "weights": fingerprint(head),
+        "numbers": {name: value for name, value in state.items() if not isinstance(value, Tensor)},
+    }  # fmt: skip
+    if place.suffix == _SAFE:
+        write_bytes(place, _safetensors().torch.save(tensors, {"thrifty": json.dumps(about)}))
+        return
+    memory = io.BytesIO()
+    torch.save({"about": about, "tensors": tensors}, memory)
+    write_bytes(place, memory.getvalue())
+
+
+def load_tables(head: HashedHead, path: str | os.PathLike[str]) -> None:
+    """Take the tables in a file for a head that has the weights they were saved under.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, of another layer, or of other weights; nothing is changed.
+        UsageError: where safetensors is needed and not installed.
+    """
+    place = Path(path)
+    about, tensors = _read(place)
+    mine = _identity(head)
+    theirs = {key: about.get("layer", {}).get(key) for key in mine}
+    if theirs != mine:
+        key = next(key for key in mine if theirs[key] != mine[key])
+        raise CheckpointError(
+            f"{place} holds tables of another layer: its {key} is {theirs[key]}, here {mine[key]}; leave it out, and "
+            "tables are built from the weights"
+        )
+    if about.get("weights") != fingerprint(head):
+        raise CheckpointError(
+            f"{place} holds tables of other weights: load the weights it was saved with, or leave it out, and "
+            "tables are built from these"
+        )
+    index = ClassIndex(head.hashing, head.n_classes, head.in_features)
+    try:
+        index.load_state({**about["numbers"], **tensors}, copy=False)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{place} is damaged ({error}): save the tables again") from error
+    head.take_index(index)
+
+
+def fingerprint(head: HashedHead) -> str:
+    """A digest of weight and bias, 32 hexadecimal digits. About a second a gigabyte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (head.weight, head.bias):
+        if tensor is not None:
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+            digest.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _identity(head: HashedHead) -> dict[str, Any]:
+    size = ClassIndex(head.hashing, head.n_classes, head.in_features).size
+    return {
+        "classes": head.n_classes, "features": head.in_features, "bias": head.bias is not None,
+        "family": head.hashing.family, "seed": head.hashing.seed, "tables": size.tables, "bits": size.bits,
+        "capacity": size.capacity,
+    }  # fmt: skip
+
+
+def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file is about, and its tensors, mapped."""
+    try:
+        if place.suffix == _SAFE:
+            with _safetensors().safe_open(place, "pt") as file:
+                metadata = file.metadata() or {}
+                about = json.loads(metadata.get("thrifty", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        else:
+            with zipfile.ZipFile(place) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"{place} is damaged at {damaged}: save the tables again")
+            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+            about, tensors = content["about"], content["tensors"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{place} does not exist: write it with thrifty.lsh.save_tables") from None
+    except (CheckpointError, UsageError):
+        raise
+    except Exception as error:  # both libraries raise errors of their own for a damaged file
+        known = (
+            zipfile.BadZipFile,
+            pickle.UnpicklingError,
+            EOFError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+        )
+        if not isinstance(error, known) and type(error).__name__ != "SafetensorError":
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{place} is damaged or holds no tables ({reason}): save the tables again") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"{place} holds no tables of this version ({FORMAT}): save the tables again")
+    return about, tensors
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError:
+        raise UsageError("files named .safetensors need safetensors: pip install safetensors, or use .pt") from None
+    return safetensors

@@ -1,0 +1,23 @@
+"""The Python of the method card runs as it stands."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+CARD = Path(__file__).resolve().parents[2] / "src" / "thrifty" / "lsh" / "README.md"
+
+
+def test_the_loop_of_the_card_runs():
+    lines = CARD.read_text().splitlines()
+    code = "\n".join(line[4:] for line in lines if line.startswith("    "))
+    assert "LSHSoftmaxLoss(in_features=128" in code
+    code = re.sub(r"1_000_000", "30_000", code)
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(6, 128), nn.ReLU())
+    names = {"torch": torch, "body": body}
+    names["batches"] = [(torch.randn(4, 6), torch.randint(30_000, (4,))) for _ in range(3)]
+    exec(compile(code, "card", "exec"), names)
+    assert names["ids"].shape == (4, 10) and names["head"].index is not None
+    assert torch.equal(names["head"].scores(body(names["x"])).gather(1, names["ids"]).argmax(1), torch.zeros(4).long())
