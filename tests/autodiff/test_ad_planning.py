@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import thrifty
-from thrifty.autodiff import MemoryLimitError
+from thrifty.autodiff import MemoryLimitError, explain
 from thrifty.autodiff.blocks import cut
 from thrifty.autodiff.meter import LiveMeter
 from thrifty.autodiff.operations import operation
 from thrifty.autodiff.planning import SLOTS, least_bytes, make_plan
 from thrifty.autodiff.trace import Trace
+from thrifty.core.errors import UsageError
 
 SIN = operation(torch.ops.aten.sin.default)
 
@@ -212,3 +213,22 @@ def test_layers_under_reuse_are_exact_and_counted_once():
         ours, again = steps(limit)
         assert all(torch.equal(one, other) for one, other in zip(plain, ours, strict=True))
         assert again == counted
+
+
+def test_explain_tells_of_a_training_step_and_draws_it(tmp_path):
+    model, inputs, labels = network()
+
+    def step():
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        model.zero_grad()
+
+    with LiveMeter() as meter:
+        step()
+    limit = int(0.6 * meter.peak_bytes)
+    told = explain(step, memory=f"{limit}B")
+    assert told.plan is not None and told.peak_bytes <= 1.1 * limit < told.plain_peak_bytes
+    assert told.recomputed_ops > 0 and "peak, predicted" in str(told)
+    told.save(tmp_path / "plan.svg")
+    assert (tmp_path / "plan.svg").stat().st_size > 1000
+    with pytest.raises(UsageError, match="bytes"):
+        explain(step, memory="log")

@@ -32,7 +32,7 @@ class Plan:
     """What to hold when.
 
     Attributes:
-        operations, nbytes: of the step that it is made for.
+        operations, makes, nbytes: of the step that it is made for.
         block: of each operation, and one more for the end.
         forward: per content, is it kept in the forward pass?
         at: per block, the contents that are at hand while it is reversed.
@@ -41,6 +41,7 @@ class Plan:
     """
 
     operations: list[Operation]
+    makes: list[tuple[int, ...]]
     nbytes: list[int]
     block: list[int]
     forward: list[bool]
@@ -157,7 +158,7 @@ class _Table:
         block = np.minimum(np.searchsorted(np.array(blocks.starts), operations, side="right") - 1, count - 1)
         peak = max(blocks.size(held) + nbytes for held, nbytes in zip(at, blocks.backward_bytes, strict=True))
         return Plan(
-            trace.operations, trace.nbytes, block.tolist(), forward.tolist(),
+            trace.operations, trace.makes, trace.nbytes, block.tolist(), forward.tolist(),
             [set(map(int, np.flatnonzero(held))) for held in at],
             float(self.cost[0][count - 1][-1]), float(blocks.forward_s.sum()), peak + trace.outside_bytes,
         )  # fmt: skip
