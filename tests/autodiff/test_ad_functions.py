@@ -131,3 +131,17 @@ def test_functions_inside_checkpointing():
             (found,) = torch.autograd.grad(f(), w)
         assert torch.equal(found, expected)
     assert used.recomputed_ops > 0
+
+
+def test_an_operator_of_ones_own_without_a_derivative_is_refused():
+    library = torch.library.Library("thrifty_tests", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: 2 * x, "CPU")
+    twice = torch.ops.thrifty_tests.twice
+    x = torch.ones(3)
+    with pytest.raises(ReplayError, match=r"twice.*test_ad_functions\.py:\d+.*register_autograd"):
+        thrifty.grad(lambda x: twice(x.sin()).sum(), memory=1)(x)
+
+    torch.library.register_autograd("thrifty_tests::twice", lambda ctx, gradient: 2 * gradient, lib=library)
+    for memory in (1, "log"):
+        assert torch.equal(thrifty.grad(lambda x: twice(x.sin()).sum(), memory=memory)(x), 2 * x.cos())

@@ -16,8 +16,16 @@ from thrifty.core.errors import ThriftyError
 common = pytest.importorskip("torch.testing._internal.common_methods_invocations")
 D = torch.float64
 
-# operator -> why it is refused or left out
-REFUSED: dict[str, str] = {}
+# operator -> why it is refused
+REFUSED = {
+    "sparse.sampled_addmm": "derivatives of sparse inputs",
+    "sparse.mm.reduce": "derivatives of sparse inputs",
+    "to_sparse": "sparse tensors have no plain storage",
+    "nn.functional.embedding_bag": "torch takes a variant without a derivative in a recorded run",
+    "nn.functional.linear_cross_entropy.chunked": "torch takes a variant without a derivative in a recorded run",
+}
+# sums of cotangents are added in another order
+ROUNDED = {"svd_lowrank"}
 
 
 def tensors_of(sample):
@@ -64,7 +72,9 @@ def compare(info):
         found = thrifty.grad(f, argnums=tuple(range(len(at))), memory=1)(*(one.detach() for one in own))
         for one, other in zip(expected, found, strict=True):
             one = torch.zeros_like(other) if one is None else one
-            assert torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)), info.name
+            one, other = torch.nan_to_num(one), torch.nan_to_num(other)
+            same = torch.allclose(one, other, rtol=1e-12) if info.name in ROUNDED else torch.equal(one, other)
+            assert same, info.full_name
         compared += 1
     return "same" if compared else "nothing to compare"
 
@@ -74,7 +84,11 @@ EVERY = [info for info in common.op_db if info.supports_autograd and D in info.s
 
 @pytest.mark.parametrize(
     "info",
-    EVERY if os.environ.get("THRIFTY_EVERY_OPERATOR") else EVERY[::10],
+    [
+        one
+        for at, one in enumerate(EVERY)
+        if at % 10 == 0 or one.full_name in REFUSED or os.environ.get("THRIFTY_EVERY_OPERATOR")
+    ],
     ids=lambda info: info.full_name.replace(".", "_"),
 )
 def test_an_operator_of_the_database(info):

@@ -114,7 +114,7 @@ class Store:
         for content in list(self.kept.values()):
             if not content.wanted:
                 self.drop(content)
-        for tie in self.cells.values():
+        for tie in list(self.cells.values()):
             if isinstance(tie.content, Content) and not tie.content.wanted:
                 tie.content = None
 
