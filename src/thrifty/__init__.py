@@ -12,22 +12,79 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thrifty.compose import NoEffectWarning, apply_, remove_
+    from thrifty.autodiff import (
+        checkpointing,
+        curl,
+        derivative,
+        divergence,
+        grad,
+        hessian,
+        hvp,
+        jacfwd,
+        jacrev,
+        jvp,
+        laplacian,
+        value_and_grad,
+        vjp,
+    )
+    from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
     from thrifty.lsh import LSH
     from thrifty.reuse import Reuse, Stage
 
     __version__: str
 
-__all__ = ["LSH", "NoEffectWarning", "Reuse", "Stage", "__version__", "apply_", "remove_"]
+__all__ = [
+    "LSH",
+    "Auto",
+    "NoEffectWarning",
+    "Plan",
+    "Reuse",
+    "Stage",
+    "__version__",
+    "apply_",
+    "auto_",
+    "checkpointing",
+    "curl",
+    "derivative",
+    "divergence",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "laplacian",
+    "plan",
+    "remove_",
+    "value_and_grad",
+    "vjp",
+]
 
 # public name -> the module that defines it
 _HOMES = {
+    "Auto": "thrifty.compose",
     "LSH": "thrifty.lsh",
     "NoEffectWarning": "thrifty.compose",
+    "Plan": "thrifty.compose",
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
     "apply_": "thrifty.compose",
+    "auto_": "thrifty.compose",
+    "checkpointing": "thrifty.autodiff",
+    "curl": "thrifty.autodiff",
+    "derivative": "thrifty.autodiff",
+    "divergence": "thrifty.autodiff",
+    "grad": "thrifty.autodiff",
+    "hessian": "thrifty.autodiff",
+    "hvp": "thrifty.autodiff",
+    "jacfwd": "thrifty.autodiff",
+    "jacrev": "thrifty.autodiff",
+    "jvp": "thrifty.autodiff",
+    "laplacian": "thrifty.autodiff",
+    "plan": "thrifty.compose",
     "remove_": "thrifty.compose",
+    "value_and_grad": "thrifty.autodiff",
+    "vjp": "thrifty.autodiff",
 }
 
 

@@ -29,7 +29,7 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     run = thrifty("--help")
     assert run.returncode == 0
-    for command in ("train", "bench", "report", "doctor"):
+    for command in ("train", "plan", "bench", "simulate", "report", "doctor"):
         assert command in run.stdout
 
 

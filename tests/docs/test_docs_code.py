@@ -19,6 +19,7 @@ def blocks():
         pytest.param(block, id=f"{page.parent.name}-{page.stem}-{i}")
         for page in PAGES
         for i, block in enumerate(BLOCK.findall(page.read_text()))
+        if "distributed.join" not in block  # needs two processes: tests/distributed
     ]
 
 
@@ -42,6 +43,8 @@ def surroundings():
 def test_python_blocks_run(block):
     names = surroundings()
     exec(compile(block, "page", "exec"), names)
+    if "applied" not in names:
+        return  # a page about something else: to run through is all it promises
     assert names["applied"].steps == 3
     assert [report.action for report in names["applied"].layers] == ["reuse", "dense"]
     assert type(names["model"][0]) is nn.Conv2d  # the pages end with remove_

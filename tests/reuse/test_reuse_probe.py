@@ -9,7 +9,7 @@ from thrifty._load_native import native
 from thrifty.core.errors import CheckpointError
 from thrifty.ops._stages import Route
 from thrifty.reuse import Reuse, Stage
-from thrifty.reuse.probe import CAUTION, PLAN, WARM_UP, WATCHED, Probe
+from thrifty.reuse.probe import CAUTION, IDLE_STEPS, PLAN, REST_STEPS, WARM_UP, WATCHED, Probe
 from thrifty.reuse.state import LIMITS, ReuseState
 
 
@@ -66,6 +66,46 @@ def test_clusters_that_take_longer_than_exact_products_are_left(clusters_s, pays
         told += probe.end_step()
     assert probe.state.clusters_pay == pays and (probe.state.stage is not None) == pays
     assert [what for what, _ in told] == ([] if pays else ["exact products for good"])
+
+
+def idle(probe, steps, skipped=False):
+    for _ in range(steps):
+        probe.state.seconds.routes = {} if probe.state.resting else {"backward": Route(1.0, skipped, 0.01)}
+        probe.end_step()
+
+
+def test_a_layer_with_nothing_to_skip_rests_and_looks_again():
+    probe, other = Probe(state()), Probe(state())
+    measure(probe, 0.01, 0.02)
+    idle(probe, IDLE_STEPS - 1)
+    idle(probe, 1, skipped=True)
+    idle(probe, IDLE_STEPS - 1)
+    assert not probe.state.resting
+    idle(probe, 1)
+    assert probe.state.resting == REST_STEPS
+    idle(probe, 10)
+    other.load_state_dict(probe.state_dict())
+    assert other.state.resting == REST_STEPS - 10
+    idle(other, REST_STEPS - 10)
+    assert not other.state.resting
+    idle(other, IDLE_STEPS)
+    assert other.state.resting == REST_STEPS
+
+
+@pytest.mark.skipif(native is None, reason="nothing is skipped without native kernels")
+def test_convolutions_in_front_of_batch_norm_run_as_stock_before_long():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3))
+    applied = thrifty.apply_(model, [Reuse()])
+    steps(model, applied, len(PLAN))
+    model[0].reuse.limits[:] = [0.0, 0.0]  # whatever was measured on so small a layer
+    steps(model, applied, IDLE_STEPS)
+    assert model[0].reuse.resting == REST_STEPS
+    assert type(model[0](torch.randn(2, 3, 8, 8)).grad_fn).__name__ == "ConvolutionBackward0"
+    before = applied.counters()["0"]
+    steps(model, applied, 1)
+    after = applied.counters()["0"]
+    assert after.macs - before.macs == after.dense_macs - before.dense_macs > 0
 
 
 def test_decisions_travel_and_damaged_ones_are_refused():

@@ -8,13 +8,15 @@ from torch import nn
 
 KILL_AT = "TINY_NETS_KILL_AT"
 SIGNAL_AT = "TINY_NETS_SIGNAL_AT"
+RANK = "TINY_NETS_RANK"
 
 
 def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
     """A net with everything that a checkpoint must carry: BatchNorm, dropout, a convolution wide enough for reuse.
 
     With TINY_NETS_KILL_AT=n in the environment the process is killed in the n-th training step of all nets in it;
-    with TINY_NETS_SIGNAL_AT=n it gets a SIGINT there, as from Ctrl-C.
+    with TINY_NETS_SIGNAL_AT=n it gets a SIGINT there, as from Ctrl-C. With TINY_NETS_RANK=r in the environment, this
+    happens to worker r alone.
     """
     height, width = image_size
     model = nn.Sequential(
@@ -28,10 +30,43 @@ def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.M
         nn.Dropout(0.3),
         nn.Linear(16 * (height // 2) * (width // 2), num_classes),
     )
+    return _signalled(model)
+
+
+def _signalled(model: nn.Module) -> nn.Module:
     for variable, number in ((KILL_AT, signal.SIGKILL), (SIGNAL_AT, signal.SIGINT)):
-        if variable in os.environ:
+        mine = os.environ.get(RANK) in (None, os.environ.get("RANK"))
+        if variable in os.environ and mine:
             model.register_forward_hook(_SignalAt(int(os.environ[variable]), number))
     return model
+
+
+def plain(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """Without BatchNorm and dropout: the gradient of a batch is the mean of those of its parts. Signals as in `net`."""
+    height, width = image_size
+    model = nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * (height // 2) * (width // 2), num_classes),
+    )
+    return _signalled(model)
+
+
+class _Unused(nn.Module):
+    """Its last layer takes no part in the loss."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.spare = inner, nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def unused(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    return _Unused(plain(num_classes, in_channels, image_size))
 
 
 class _SignalAt:

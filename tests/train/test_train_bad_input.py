@@ -31,9 +31,12 @@ from thrifty.train import TrainConfig, run
         ({"checkpoint_every": 0}, "--checkpoint-every"),
         ({"threads": 0}, "--threads"),
         ({"model": "vgg18"}, "unknown model 'vgg18' .*vgg19"),
-        ({"optimizer": "adam"}, "unknown --optimizer 'adam'; choose one of sgd, adamw"),
-        ({"schedule": "linear"}, "unknown --schedule 'linear'; choose one of one-cycle, cosine, step"),
+        ({"optimizer": "adam"}, "unknown --optimizer 'adam'; choose one of sgd, adamw, lars, lamb"),
+        ({"schedule": "linear"}, "unknown --schedule 'linear'; choose one of one-cycle, cosine, step, poly"),
         ({"amp": "fp16"}, "unknown --amp 'fp16'"),
+        ({"wire": "fp8"}, "unknown --wire 'fp8'; choose one of fp32, bf16, fp16"),
+        ({"warm_up": 1.0}, "--warm-up must be at least 0 and below 1"),
+        ({"worker_timeout": 0}, "--worker-timeout"),
         ({"baseline": "sparse"}, "unknown --baseline 'sparse'"),
         ({"data": ""}, "--data is empty"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite exclude each other"),
@@ -47,7 +50,7 @@ def test_settings_are_checked_when_they_are_made(settings, message):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: lsh, reuse"),
+        ({"methods": "resue"}, UsageError, "unknown method 'resue'; known: lsh, merge, reuse"),
         ({"methods": "reuse,reuse"}, UsageError, "the arm reuse is named twice"),
         ({"methods": "reuse+reuse"}, UsageError, "reuse is listed twice"),
         ({"methods": "reuse@fp8"}, UsageError, "unknown precision 'fp8'"),

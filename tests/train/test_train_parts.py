@@ -77,14 +77,14 @@ def test_schedules_are_positive_peak_at_the_given_rate_and_end_low(name, steps):
         scheduler.step()
     assert all(0 < rate <= 0.5 for rate in rates)
     if steps >= 20:
-        assert max(rates) > 0.48 and rates[-1] < 0.05
+        assert max(rates) > 0.47 and rates[-1] < 0.05
         assert rates.index(max(rates)) <= steps * 0.3
 
 
 def test_every_network_has_its_own_learning_rates():
     for name in models.names():
         for optimizer in optimizers.OPTIMIZERS:
-            assert 0 < defaults.learning_rate(name, optimizer, 128) <= 0.2
+            assert 0 < defaults.learning_rate(name, optimizer, 128) <= (2.0 if optimizer == "lars" else 0.2)
     assert set(defaults._LEARNING_RATES) == set(models.names())
 
 

@@ -68,7 +68,7 @@ def _measure(config: TrainConfig, precision: str) -> dict[str, Any]:
 
     def stepper(session: Session):  # type: ignore[no-untyped-def]
         turn = cycle(batches)
-        return lambda: train_step(session, *next(turn), amp=arm.amp, label_smoothing=0.0)
+        return lambda: train_step(session, *next(turn), label_smoothing=0.0)
 
     calls = {
         name: stepper(Session(replace(config, compile=name == "compiled"), arm, plan.data, steps=1000))

@@ -9,7 +9,6 @@ import copy
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from thrifty.data import ImageBatches, ImageData, ImageSplit, load_images
 from thrifty.data.subset import stratified
 from thrifty.reuse import freeze, frozen_report
 from thrifty.reuse.frozen_chains import find_chains, fold_norms
-from thrifty.train import checkpoint
+from thrifty.train.folder import load_weights
 
 CALIBRATION_BATCHES = 8
 
@@ -44,7 +43,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         arms["bf16"] = _call(half, x.bfloat16())
         if not request["quick"]:
             arms["compiled"] = _call(torch.compile(dense), x)
-    repeats = calibrate(arms, 5.0 if request["quick"] else 20.0, most=60)
+    repeats = calibrate(arms, request["budget_s"], most=60)
     spread = {name: median_min_max(seconds) for name, seconds in interleave(arms, repeats, warmup=0).items()}
     right, right_frozen, changed, count = _answers(dense, frozen, data, request["batch"])
     dense_s, reuse_s = spread["dense"].median, spread["reuse"].median
@@ -76,9 +75,7 @@ def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     model = thrifty.models.build(
         request["network"], num_classes=len(data.classes), in_channels=data.channels, image_size=data.image_size
     )
-    state, _ = checkpoint.load(Path(request["folder"]) / "checkpoints" / "dense")
-    assert state is not None, "the parent process has trained it"
-    model.load_state_dict(state["model"])
+    model.load_state_dict(load_weights(request["folder"]))
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 

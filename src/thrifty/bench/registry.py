@@ -25,12 +25,19 @@ if TYPE_CHECKING:
 
 # name -> module that defines it; the order is that of the list
 MODULES = {
+    "ad-models": "thrifty.bench.ad_models",
+    "ad-nested": "thrifty.bench.ad_nested",
+    "ad-overhead": "thrifty.bench.ad_overhead",
+    "ad-purdue": "thrifty.bench.ad_purdue",
+    "ad-steps": "thrifty.bench.ad_steps",
     "data-throughput": "thrifty.bench.data_throughput",
     "lsh-inference": "thrifty.bench.lsh_inference",
     "lsh-kdd17": "thrifty.bench.lsh_kdd17",
     "lsh-next-item": "thrifty.bench.lsh_next_item",
     "lsh-width": "thrifty.bench.lsh_width",
     "lsh-xmc": "thrifty.bench.lsh_xmc",
+    "merge-plan": "thrifty.bench.merge_plan",
+    "plan-accuracy": "thrifty.bench.plan_accuracy",
     "reuse-cost": "thrifty.bench.reuse_cost",
     "reuse-encoders": "thrifty.bench.reuse_encoders",
     "reuse-inference": "thrifty.bench.reuse_inference",

@@ -3,8 +3,8 @@
 The small one is imitated: kernels of the base instruction set and one thread, torch and oneDNN held to SSE 4.1 as well.
 These are read when the libraries load, so every measurement is a process of its own; rivals take turns inside it.
 Dense is fp32 in channels_last with BatchNorm folded; bf16 and compiled stand beside it. Networks are trained once, on a
-part of the training images, into runs/reuse-inference, where a killed training goes on; the rest of the training images
-serve to calibrate; `accuracy_loss` is counted on the whole test set.
+part of the training images, into runs/reuse-inference, where a killed training goes on and other settings are another
+training; the rest of the training images serve to calibrate; `accuracy_loss` is counted on the whole test set.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thrifty.bench.options import read_options
 from thrifty.bench.registry import BenchResult, benchmark
-from thrifty.core.errors import ThriftyError
+from thrifty.bench.training_turns import Training, make_training
+from thrifty.core.errors import ThriftyError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 RUNS = Path("runs/reuse-inference")
 MAX_LOSS = 0.0005
+BUDGET_S = (5.0, 20.0)  # seconds that the timed calls of a row take, quick and not
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,27 @@ class Case:
     epochs: int
     batch: int
 
-    @property
-    def folder(self) -> Path:
-        """Of its training."""
-        return RUNS / self.network
+    def training(self, data_root: Path | None) -> Training:
+        """Its training, in a folder that its settings name."""
+        from thrifty import train
+
+        config = train.TrainConfig(
+            model=self.network,
+            data=self.data,
+            data_root=None if data_root is None else str(data_root),
+            methods="none",
+            limit_train=self.train_images,
+            epochs=self.epochs,
+            amp="bf16",
+        )
+        return make_training(self.network, config, RUNS)
 
 
 CASES = (
     Case("cifarnet", "cifar10", train_images=45_000, epochs=3, batch=128),
     Case("alexnet", "imagenette-128", train_images=8_500, epochs=6, batch=64),
-    Case("vgg19", "cifar10", train_images=45_000, epochs=2, batch=128),
-    Case("vgg19-bn", "cifar10", train_images=45_000, epochs=2, batch=128),
+    Case("vgg19", "cifar10", train_images=20_000, epochs=3, batch=128),
+    Case("vgg19-bn", "cifar10", train_images=20_000, epochs=3, batch=128),
 )
 # name, environment, threads (None: all)
 PLACES: tuple[tuple[str, dict[str, str], int | None], ...] = (
@@ -56,15 +70,34 @@ PLACES: tuple[tuple[str, dict[str, str], int | None], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What `--set` may choose: the networks; all of them, or the first when quick, where none is named."""
+
+    networks: tuple[str, ...] = ()
+
+
 @benchmark("reuse-inference", "CifarNet, AlexNet and VGG-19 in inference, dense against frozen tables")
-def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchResult:
-    """Train what is not trained yet, then freeze and time every network in every place."""
-    rows: list[dict[str, Any]] = []
-    for case in CASES[:1] if quick else CASES:
-        _train(case, data_root, console)
+def run(
+    quick: bool,
+    console: Console,
+    data_root: Path | None = None,
+    options: Sequence[str] = (),
+    earlier: Mapping[str, Any] | None = None,
+) -> BenchResult:
+    """Train what is not trained yet, then freeze and time every network in every place; other rows are kept."""
+    choices, dotted = read_options(Choices, options)
+    cases = {case.network: case for case in CASES}
+    names = choices.networks or tuple(cases)[: 1 if quick else None]
+    unknown = [*dotted, *(name for name in names if name not in cases)]
+    if unknown:
+        raise UsageError(f"--set: {unknown[0]} is unknown; networks are {', '.join(cases)}")
+    rows = [row for row in (earlier or {}).get("rows", []) if row["network"] not in names]
+    for case in (cases[name] for name in names):
+        folder = _train(case.training(data_root), console)
         for place, environment, threads in PLACES:
             console.print(f"{case.network} on {case.data}, {place} instructions: freezing and timing")
-            rows.append(_measure(case, environment, threads, quick, data_root))
+            rows.append(_measure(case, folder, environment, threads, quick, data_root))
     settings = {
         "max_loss": MAX_LOSS, "quick": quick, "dtype": "float32", "memory_format": "channels_last",
         "cases": [asdict(case) for case in CASES],
@@ -74,36 +107,25 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
     return BenchResult(settings, rows, {"min_speedup": min(row["speedup"] for row in rows)}, columns)
 
 
-def _train(case: Case, data_root: Path | None, console: Console) -> None:
-    """Train the case's network unless it is trained; go on where an earlier training was killed."""
+def _train(training: Training, console: Console) -> Path:
+    """Train the network unless it is trained; go on where an earlier training was killed. The training's folder."""
     from thrifty import train
 
-    result = case.folder / "result.json"
-    begun = result.exists()
-    if begun and json.loads(result.read_text(encoding="utf-8"))["status"] == "finished":
-        return
-    config = train.TrainConfig(
-        model=case.network,
-        data=case.data,
-        data_root=None if data_root is None else str(data_root),
-        methods="none",
-        limit_train=case.train_images,
-        epochs=case.epochs,
-        amp="bf16",
-        out=str(case.folder),
-        resume=begun,
-    )
-    outcome = train.run(config, command="thrifty bench reuse-inference", console=console)
-    if outcome.exit_code:
-        raise ThriftyError(f"the training in {case.folder} did not come to its end: run the benchmark again to go on")
+    if not training.over():
+        config = replace(training.config, resume=training.record() is not None)
+        outcome = train.run(config, command="thrifty bench reuse-inference", console=console)
+        if outcome.exit_code:
+            raise ThriftyError(f"the training in {training.folder} did not end: run the benchmark again to go on")
+    return training.folder
 
 
 def _measure(
-    case: Case, environment: dict[str, str], threads: int | None, quick: bool, data_root: Path | None
+    case: Case, folder: Path, environment: dict[str, str], threads: int | None, quick: bool, data_root: Path | None
 ) -> dict[str, Any]:
     """One row, from a process of its own."""
     request = {
-        **asdict(case), "folder": str(case.folder), "max_loss": MAX_LOSS, "threads": threads, "quick": quick,
+        **asdict(case), "folder": str(folder), "max_loss": MAX_LOSS, "threads": threads, "quick": quick,
+        "budget_s": BUDGET_S[0 if quick else 1],
         "data_root": None if data_root is None else str(data_root), "small": bool(environment),
     }  # fmt: skip
     more = environment if threads is None else {**environment, "OMP_NUM_THREADS": str(threads)}

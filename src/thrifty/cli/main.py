@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from thrifty.cli import bench, doctor, report, train
+from thrifty.cli import bench, doctor, plan, report, simulate, train
 from thrifty.core.errors import ThriftyError, UsageError
 
 app = typer.Typer(
@@ -23,7 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
+app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

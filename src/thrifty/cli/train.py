@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thrifty.core.errors import UsageError
+
 if TYPE_CHECKING:
     from thrifty.train import TrainConfig
 
@@ -21,6 +23,9 @@ def train(
     methods: Annotated[
         str, typer.Option(help="Arms beside the baseline: 'reuse', 'a,b' is two arms, 'a+b' one with both, 'a@bf16'.")
     ] = "reuse",
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try methods and precisions first, and train with the best; --methods auto.")
+    ] = False,
     baseline: Annotated[str, typer.Option(help="'dense', or 'none' for the methods alone.")] = "dense",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A setting of a method; repeatable.")
@@ -36,20 +41,34 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Flip and crop training images.", rich_help_panel=_DATA)
     ] = True,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Settings that go together: large-batch. Given ones override.", rich_help_panel=_TRAINING),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", rich_help_panel=_TRAINING)] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = 128,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_TRAINING)] = "sgd",
-    schedule: Annotated[str, typer.Option(help="one-cycle, cosine or step.", rich_help_panel=_TRAINING)] = "one-cycle",
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step, of all workers together.", rich_help_panel=_TRAINING)
+    ] = 128,
+    optimizer: Annotated[str, typer.Option(help="sgd, adamw, lars or lamb.", rich_help_panel=_TRAINING)] = "sgd",
+    schedule: Annotated[
+        str, typer.Option(help="one-cycle, cosine, step or poly.", rich_help_panel=_TRAINING)
+    ] = "one-cycle",
+    warm_up: Annotated[
+        float | None, typer.Option(help="Share of the steps, for cosine and poly.", rich_help_panel=_TRAINING)
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the schedule; default: the network's own.", rich_help_panel=_TRAINING)
     ] = None,
-    momentum: Annotated[float, typer.Option(help="Of SGD.", rich_help_panel=_TRAINING)] = 0.9,
+    momentum: Annotated[float, typer.Option(help="Of SGD and LARS.", rich_help_panel=_TRAINING)] = 0.9,
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Of SGD.", rich_help_panel=_TRAINING)] = False,
     weight_decay: Annotated[float, typer.Option(help="Of matrices and kernels.", rich_help_panel=_TRAINING)] = 5e-4,
     label_smoothing: Annotated[
         float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_TRAINING)
     ] = 0.0,
-    amp: Annotated[str, typer.Option(help="none or bf16.", rich_help_panel=_TRAINING)] = "none",
+    amp: Annotated[str, typer.Option(help="none, bf16 or bf16-weights.", rich_help_panel=_TRAINING)] = "none",
+    wire: Annotated[
+        str, typer.Option(help="Gradients between workers: fp32, bf16 or fp16.", rich_help_panel=_TRAINING)
+    ] = "fp32",
     compile: Annotated[
         bool, typer.Option("--compile", help="Train through torch.compile.", rich_help_panel=_TRAINING)
     ] = False,
@@ -76,8 +95,14 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events too.", rich_help_panel=_OUTPUT)
     ] = False,
+    worker_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a silent worker is given up.", rich_help_panel=_OUTPUT)
+    ] = 600.0,
 ) -> None:
-    """Train a network dense and with methods, side by side, and show what it cost and what it reached."""
+    """Train a network dense and with methods, side by side, and show what it cost and what it reached.
+
+    Under `torchrun --nproc-per-node N -m thrifty train ...`, N workers share every batch.
+    """
     from rich.console import Console
 
     import thrifty.train
@@ -91,6 +116,8 @@ def train(
     config = _config(given)
     console = Console()
     outcome = thrifty.train.run(config, command=_command(), console=console)
+    if not outcome.reports:
+        raise typer.Exit(outcome.exit_code)
     if outcome.interrupted:
         console.print(f"go on with: thrifty train --resume --out {outcome.folder}", markup=False, soft_wrap=True)
         raise typer.Exit(outcome.exit_code)
@@ -106,8 +133,15 @@ def _config(given: dict[str, Any]) -> TrainConfig:
     from pathlib import Path
 
     from thrifty.train import TrainConfig
+    from thrifty.train.defaults import recipe
     from thrifty.train.folder import read_record
 
+    if given.pop("auto", False):
+        if "methods" in given:
+            raise UsageError("--auto chooses the methods: leave out --methods, or add auto to it")
+        given["methods"] = "auto"
+    if "recipe" in given:
+        given = {**recipe(given.pop("recipe")), **given}
     if "set_" in given:
         given["settings"] = tuple(given.pop("set_") or ())
     config = TrainConfig(**given)

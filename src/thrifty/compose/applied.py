@@ -1,20 +1,29 @@
 """What `apply_` hands back: the account of what was changed, and the handle that keeps the methods moving."""
 
 import math
+import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from thrifty.compose.trace import Trace
+from thrifty.core.agreement import apart, mean_over
 from thrifty.core.config import MethodConfig
 from thrifty.core.counters import Event, LayerCounters
 from thrifty.core.errors import CheckpointError, NonFiniteError, UsageError
-from thrifty.core.registry import ChangedLayer, Controller
-from thrifty.core.surgery import LayerReport
+from thrifty.core.inspection import refuse_wrapped
+from thrifty.core.registry import ChangedLayer, Controller, Measuring, containers, method_of
+from thrifty.core.surgery import LayerReport, retype, swap
 
 FORMAT = 1
+
+
+class ApartWarning(UserWarning):
+    """Several processes run, and were not told to move together."""
 
 
 class Applied:
@@ -36,6 +45,8 @@ class Applied:
         layers: Sequence[LayerReport],
         changed: Mapping[str, ChangedLayer],
         controllers: Mapping[str, Controller],
+        model: nn.Module,
+        group: Any = None,
     ) -> None:
         self.methods = tuple(methods)
         self.layers = list(layers)
@@ -44,6 +55,9 @@ class Applied:
         self._changed = dict(changed)
         self._controllers = dict(controllers)
         self._trace = Trace()
+        self._model = weakref.ref(model)  # a handle keeps no model alive
+        self._stock: dict[nn.Module, nn.Module] = {}
+        self._group = group
 
     def __repr__(self) -> str:
         names = ", ".join(config.method for config in self.methods)
@@ -52,16 +66,20 @@ class Applied:
     def step(self, loss: torch.Tensor | float) -> list[Event]:
         """Let the controllers see the loss of the training step just done, and return the moves they made.
 
-        Call it once per training step, after `optimizer.step()`.
+        Call it once per training step, after `optimizer.step()`. Where `apply_` was given a group, all of its ranks
+        call it: they move together, by the mean of their losses and of what they measured.
 
         Args:
             loss: the step's loss, a number or a tensor with one element, which is read (on an accelerator, this waits).
 
         Raises:
             UsageError: when `loss` has more than one element.
-            NonFiniteError: when `loss` is not finite; nothing has moved then.
+            NonFiniteError: when `loss`, or that of another rank, is not finite; nothing has moved then.
+            DistributedError: when a rank of the group was lost.
         """
-        value = _number(loss)
+        value = self._agreed(_number(loss))
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the loss is {value}: lower the learning rate or look at the input data")
         step = self.steps + 1
         self._trace.add(
             [
@@ -74,6 +92,54 @@ class Applied:
         self.steps = step
         self.events.extend(moves)
         return moves
+
+    def _agreed(self, loss: float) -> float:
+        """The loss, and what controllers measured, as means over the group."""
+        if self._group is None:
+            if not self.steps and apart():
+                warnings.warn(
+                    "torch.distributed runs several processes, and this one's methods move by themselves: "
+                    "apply_(..., group=torch.distributed.group.WORLD) keeps those that train one model together",
+                    ApartWarning,
+                    stacklevel=3,
+                )
+            return loss
+        measuring = [c for c in self._controllers.values() if isinstance(c, Measuring)]
+        measured = [controller.measured() for controller in measuring]
+        loss, *means = mean_over(self._group, [loss, *(value for values in measured for value in values)])
+        for controller, values in zip(measuring, measured, strict=True):
+            controller.agree(means[: len(values)])
+            means = means[len(values) :]
+        return loss
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the stock layers are in place for the time being."""
+        return bool(self._stock)
+
+    def suspend(self) -> None:
+        """Put the stock layers in place until `resume`; the methods keep their state. Does nothing when suspended."""
+        model = self._model()
+        if self._stock or model is None:
+            return
+        refuse_wrapped(model, "Applied.suspend")
+        self._stock = {layer: layer.to_stock() for layer in self._changed.values()}  # type: ignore[misc]  # modules
+        swap(model, self._stock)
+        retype(model, containers(), list(self._stock.values()))
+
+    def resume(self) -> None:
+        """Put the changed layers back in place after `suspend`. Does nothing when they are."""
+        model, stock = self._model(), self._stock
+        if not stock or model is None:
+            return
+        refuse_wrapped(model, "Applied.resume")
+        for layer, of_layer in stock.items():
+            layer.train(of_layer.training)
+        swap(model, {of_layer: layer for layer, of_layer in stock.items()})
+        for config in self.methods:
+            of_method = [layer for layer in stock if getattr(layer, "method", None) == config.method]
+            retype(model, method_of(config).containers, of_method)
+        self._stock = {}
 
     def counters(self, *, reset: bool = False) -> dict[str, LayerCounters]:
         """Return a snapshot of every changed layer's counters by layer name; with `reset`, they start again at zero."""
@@ -152,7 +218,4 @@ class Applied:
 def _number(loss: torch.Tensor | float) -> float:
     if isinstance(loss, torch.Tensor) and loss.numel() != 1:
         raise UsageError(f"step() takes the loss as one number, got a tensor of shape {tuple(loss.shape)}: reduce it")
-    value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
-    if not math.isfinite(value):
-        raise NonFiniteError(f"the loss is {value}: lower the learning rate or look at the input data")
-    return value
+    return float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)

@@ -36,7 +36,12 @@ class _Plan:
 
 
 def apply_(
-    model: nn.Module, methods: Sequence[MethodConfig], *, optimizer: Any = None, filter_fn: Filter | None = None
+    model: nn.Module,
+    methods: Sequence[MethodConfig],
+    *,
+    optimizer: Any = None,
+    filter_fn: Filter | None = None,
+    group: Any = None,
 ) -> Applied:
     """Change the layers of `model` in place, as the methods say.
 
@@ -49,6 +54,8 @@ def apply_(
         optimizer: the live optimizer, if there is one: it is checked that it belongs to this model.
         filter_fn: called with the (first) qualified name and the module of each layer that could be changed; False
             leaves it dense.
+        group: the torch process group whose ranks train this model together, by DistributedDataParallel for one: their
+            controllers then move together, and `Applied.step` is a call that all of them make.
 
     Returns:
         The account of what was changed, whose `step` belongs into the training loop.
@@ -85,7 +92,7 @@ def apply_(
     swap(model, plan.replacements)
     for config, method in table:
         retype(model, method.containers, list(plan.by_method[config.method].values()))
-    return Applied(configs, plan.reports, changed, controllers)
+    return Applied(configs, plan.reports, changed, controllers, model, group)
 
 
 def remove_(model: nn.Module) -> nn.Module:
@@ -111,7 +118,8 @@ def _checked(methods: Sequence[MethodConfig]) -> list[MethodConfig]:
     if not isinstance(methods, Sequence) or isinstance(methods, str) or not methods:
         raise UsageError("apply_ takes a list of method configs, for example [thrifty.Reuse()]")
     for config in methods:
-        method_of(config)
+        if instead := method_of(config).instead:
+            raise UsageError(instead)
     return [methods[i] for i in rules.in_order([config.method for config in methods])]
 
 

@@ -8,12 +8,18 @@ import importlib
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 
-_HOMES = {"lsh": ("thrifty.lsh", "LSH"), "reuse": ("thrifty.reuse", "Reuse")}
+_HOMES = {
+    "lsh": ("thrifty.lsh", "LSH"),
+    "merge": ("thrifty.distributed", "MergedGradients"),
+    "reuse": ("thrifty.reuse", "Reuse"),
+}
+_OF_THE_WHOLE_MODEL = {"merge"}
+"""Known to `config_type`, and nothing for `apply_`; see `registry.Method.instead`."""
 
 
 def method_names() -> tuple[str, ...]:
-    """Return the short names that `config_type` knows."""
-    return tuple(_HOMES)
+    """Return the short names of the methods for `apply_`."""
+    return tuple(name for name in _HOMES if name not in _OF_THE_WHOLE_MODEL)
 
 
 def config_type(name: str) -> type[MethodConfig]:

@@ -29,6 +29,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule("reuse", place="exchanges layers one for one: before whatever wraps the model or records what it computes"),
     Rule("lsh", place="exchanges layers one for one, as reuse does; no layer can be changed by both"),
+    Rule("merge", place="wraps the model for data parallelism: after whatever exchanges layers"),
 )
 
 

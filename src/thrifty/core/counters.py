@@ -66,6 +66,14 @@ class LayerCounters:
             for stage, seconds in stages_s.items():
                 self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds
 
+    def include(self, other: "LayerCounters") -> None:
+        """Add the sums of `other`, which counted the same layer elsewhere."""
+        self.add(steps=other.steps, macs=other.macs, dense_macs=other.dense_macs, stages_s=other.stages_s)
+        self.ratio_sum += other.ratio_sum
+        self.ratio_count += other.ratio_count
+        self.error_sum += other.error_sum
+        self.error_count += other.error_count
+
     def reset(self) -> None:
         """Set every sum back to zero, in place."""
         self.assign(LayerCounters())

@@ -30,3 +30,7 @@ class ModelError(ThriftyError):
 
 class NonFiniteError(ThriftyError):
     """Training met a loss that is not a finite number."""
+
+
+class DistributedError(ThriftyError):
+    """Processes of a group that disagree, do not answer, or cannot be reached."""

@@ -71,6 +71,19 @@ class Controller(Protocol):
         ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """A controller that goes by clocks, which differ between the processes that train one model together."""
+
+    def measured(self) -> list[float]:
+        """What the step that ends was measured to be: as many numbers on every process."""
+        ...
+
+    def agree(self, means: list[float]) -> None:
+        """Take the means over all processes in place of what was measured here; `step` follows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Method:
     """How a method works on a model.
@@ -81,11 +94,13 @@ class Method:
             put into the model; None for a method that never moves.
         containers: stock container type to a subclass that runs its layers in another way. A container that holds a
             replacement of this method becomes one, in place, as long as the method is on the model.
+        instead: for a method that does not change layers, what to call in place of `apply_`: why, and what.
     """
 
     handlers: Mapping[type[nn.Module], Handler]
     controller: Callable[[Any, dict[str, Any]], Controller] | None = None
     containers: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=dict)
+    instead: str = ""
 
 
 _methods: dict[type[MethodConfig], Method] = {}

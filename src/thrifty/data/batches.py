@@ -19,7 +19,8 @@ class ImageBatches:
     Pixels become (value / 255 - mean) / std. The order of the epoch is a function of (seed, epoch), the augmentation
     of batch k one of (seed, epoch, k): iterating from `start_step` gives bit for bit the batches that a full epoch
     has from there on. `len()` counts the steps of the whole epoch. The last batch is shorter when the batch size does
-    not divide the split, and left out with `drop_last`.
+    not divide the split, and left out with `drop_last`. With a `share`, each of several workers gets its part of every
+    batch: no image twice, and together, augmentation included, the batches that one worker would have had.
 
     Args:
         split: the images.
@@ -32,9 +33,10 @@ class ImageBatches:
         epoch: 0 or more.
         start_step: the first batch to give, 0 to `len()`.
         drop_last: leave out a last batch that is not full.
+        share: (worker, workers): this one's number, from 0, and how many there are.
 
     Raises:
-        UsageError: for a batch size, epoch, step or mean and std that cannot be meant.
+        UsageError: for a batch size, epoch, step, share or mean and std that cannot be meant.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ImageBatches:
         epoch: int = 0,
         start_step: int = 0,
         drop_last: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}: give 1 or more")
@@ -61,7 +64,9 @@ class ImageBatches:
             raise UsageError(f"{len(split)} images give no batch of {batch_size}: take a smaller batch_size")
         if not 0 <= start_step <= len(self):
             raise UsageError(f"start_step is {start_step}: the epoch has steps 0 to {len(self)}")
-        self.start_step = start_step
+        if not 0 <= share[0] < share[1]:
+            raise UsageError(f"share is {share}: give this worker's number, from 0, and how many there are")
+        self.start_step, self.share = start_step, share
         self._scale, self._shift = _row_factors(split, mean, std)
         self._images = split.images.numpy()
 
@@ -78,10 +83,12 @@ class ImageBatches:
             yield self._batch(step, order[step * self.batch_size : (step + 1) * self.batch_size])
 
     def _batch(self, step: int, indexes: np.ndarray) -> tuple[Tensor, Tensor]:
+        mine = slice(self.share[0], None, self.share[1])
+        count, indexes = len(indexes), indexes[mine]
         images = self._images.take(indexes, axis=0)
         if self.augment is not None:
-            moves = draw_moves(self.augment, len(indexes), seed=self.seed, epoch=self.epoch, step=step)
-            images = move(images, self.augment.crop_padding, *moves)
+            moves = draw_moves(self.augment, count, seed=self.seed, epoch=self.epoch, step=step)
+            images = move(images, self.augment.crop_padding, *(of_all[mine] for of_all in moves))
         return normalise(images, self._scale, self._shift), self.split.labels[torch.from_numpy(indexes)]
 
 

@@ -73,6 +73,8 @@ class Op:
 
 def _make_function(op: Op) -> type[torch.autograd.Function]:
     class OpFunction(torch.autograd.Function):
+        is_registered_op = True  # its forward is one registered op, whose rules every transform finds
+
         @staticmethod
         def forward(*args: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():

@@ -84,7 +84,7 @@ def _by_arm(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axes.set_xlim(left=0)
-    return _finish(figure, [axes], layout, y_label, x_label)
+    return finish(figure, [axes], layout, y_label, x_label)
 
 
 def _baseline_level(record: Record, axes: Axes) -> None:
@@ -108,7 +108,7 @@ def layer_time(record: Record, layout: Layout) -> Figure | None:
     for axes, (arm, layers) in zip(all_axes, panels, strict=True):
         _stack(axes, layers, layout)
         axes.set_title(_shorten(arm.name), loc="left", fontsize=layout.text, color=light("ink"), fontweight="bold")
-    return _finish(figure, all_axes, layout, "", "seconds over the whole run", bars=True)
+    return finish(figure, all_axes, layout, "", "seconds over the whole run", bars=True)
 
 
 def _stack(axes: Axes, layers: list[Layer], layout: Layout) -> None:
@@ -158,7 +158,7 @@ def remaining(record: Record, layout: Layout) -> Figure | None:
         named = f"{_shorten(arm.name)}: " if len(arms) > 1 else ""
         _heading(ratio_axes, f"{named}remaining ratio", layout)
         _heading(stage_axes, "stage", layout)
-    return _finish(figure, all_axes, layout, "", "training step")
+    return finish(figure, all_axes, layout, "", "training step")
 
 
 def _ratios(axes: Axes, arm: Arm, colour: str) -> None:
@@ -199,9 +199,10 @@ def _heading(axes: Axes, text: str, layout: Layout) -> None:
     axes.set_title(text, loc="left", fontsize=layout.text, color=light("muted"))
 
 
-def _finish(
+def finish(
     figure: Figure, all_axes: list[Axes], layout: Layout, y_label: str, x_label: str, *, bars: bool = False
 ) -> Figure:
+    """Give the figure its layout, colours, labels and key."""
     figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.05)
     figure.set_facecolor(light("card"))
     for axes in all_axes:

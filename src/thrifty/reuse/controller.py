@@ -38,6 +38,16 @@ class Plateau:
         ]
         return events + self._move(step, loss)
 
+    def measured(self) -> list[float]:
+        """What every probe measured in the step that ends."""
+        return [number for probe in self.probes for number in probe.measured()]
+
+    def agree(self, means: list[float]) -> None:
+        """Let every probe go by the means over all processes that train the model."""
+        for i, probe in enumerate(self.probes):
+            each = len(means) // len(self.probes)
+            probe.agree(means[i * each : (i + 1) * each])
+
     def _move(self, step: int, loss: float) -> list[Event]:
         if self.config.fixed or self.stage >= len(self.config.stages):
             return []

@@ -126,7 +126,9 @@ class ReuseConv2d(_ReuseLayer, nn.Conv2d):
 
     @torch.compiler.disable
     def _exact(self, input: Tensor) -> Tensor | None:
-        return self._run_block(input, None, relu=False, pool=None) if self._plain(input) else None
+        if self.reuse.resting or not self._plain(input):
+            return None
+        return self._run_block(input, None, relu=False, pool=None)
 
     def with_relu(self, input: Tensor, pool: nn.MaxPool2d | None) -> Tensor | None:
         """This layer, a ReLU and `pool` as one; None where they must run one by one."""

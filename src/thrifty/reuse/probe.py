@@ -3,7 +3,7 @@
 A few steps run dense and a few by their nonzeros, forward and backward; from the seconds follows the share of nonzeros
 up to which skipping pays (`ReuseState.limits`). After that a stage of clusters is watched for a few steps: where it
 takes longer than exact products, the layer leaves it for good. So no layer is slower than dense for more than these
-steps.
+steps. A layer that finds nothing to skip, as in front of BatchNorm, rests: it runs as stock, and looks again later.
 What was measured is part of the state: a resumed training does not decide anew.
 """
 
@@ -17,9 +17,11 @@ from thrifty.reuse.state import ReuseState
 PLAN = ("dense", "dense", "skip", "skip", "dense", "skip")  # the first of each kind only warms up
 _NEVER, _ALWAYS = -1.0, 2.0  # limits below and above every share
 CAUTION = 0.95  # of the share at which both ways took equally long
+IDLE_STEPS, REST_STEPS = 3, 100  # steps in a row without a skip before a rest, and how long that is
 WARM_UP, WATCHED = 3, 3  # steps of a new stage: left out, and compared
 
 Move = tuple[str, str]
+Taken = tuple[dict[str, Route], float]
 
 
 class Probe:
@@ -32,17 +34,49 @@ class Probe:
         self.exact_s: float | None = None
         self.watched: list[float] = []
         self.stage = -1
+        self.idle = 0
         self._settled = list(state.limits)
+        self._taken: Taken | None = None
         self._set()
+
+    def measured(self) -> list[float]:
+        """The step that ends in numbers: for each direction whether it ran, skipped, its share and seconds; seconds."""
+        self._taken = self.state.seconds.end_step()
+        routes, seconds = self._taken
+        numbers: list[float] = []
+        for direction in DIRECTIONS:
+            route = routes.get(direction)
+            numbers += [1.0, float(route.skipped), route.share, route.seconds] if route else [0.0] * 4
+        return [*numbers, seconds]
+
+    def agree(self, means: list[float]) -> None:
+        """Take the means over all processes instead: of a direction that all ran, skipped if any of them did."""
+        routes = {}
+        for i, direction in enumerate(DIRECTIONS):
+            ran, skipped, share, seconds = means[4 * i : 4 * i + 4]
+            if ran == 1.0:
+                routes[direction] = Route(share, skipped > 0.0, seconds)
+        self._taken = routes, means[-1]
 
     def end_step(self) -> list[Move]:
         """Take in the step that ends, set the layer for the next one, and tell what was decided: (what, reason)."""
-        routes, seconds = self.state.seconds.end_step()
+        routes, seconds = self._taken or self.state.seconds.end_step()
+        self._taken = None
         if self.state.probing:
             return self._probed(routes)
+        self._rest(routes)
         if self.state.stage is not None and self.exact_s is not None:
             return self._watched(seconds)
         return []
+
+    def _rest(self, routes: dict[str, Route]) -> None:
+        """Let the layer rest where it skipped nothing for some steps."""
+        if self.state.resting:
+            self.state.resting -= 1
+            return
+        self.idle = self.idle + 1 if routes and not any(route.skipped for route in routes.values()) else 0
+        if self.idle == IDLE_STEPS:
+            self.idle, self.state.resting = 0, REST_STEPS
 
     def _probed(self, routes: dict[str, Route]) -> list[Move]:
         if not routes:  # the layer ran in a way that is not ours to choose: reduced precision, a transform, no kernels
@@ -110,6 +144,8 @@ class Probe:
             "stage": self.stage,
             "limits": self._settled,
             "clusters_pay": self.state.clusters_pay,
+            "idle": self.idle,
+            "resting": self.state.resting,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -119,9 +155,11 @@ class Probe:
             self.samples = {name: [list(row) for row in rows] for name, rows in state["samples"].items()}
             self.watched = list(state["watched"])
             limits, pay = [float(limit) for limit in state["limits"]], bool(state["clusters_pay"])
+            idle, resting = int(state["idle"]), int(state["resting"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"a layer's measurements are damaged ({error!r}); start the run anew") from error
         if len(limits) != len(DIRECTIONS) or not (isinstance(self.at, int) and 0 <= self.at <= len(PLAN)):
             raise CheckpointError("a layer's measurements are of another version; start the run anew")
         self._settled, self.state.clusters_pay = limits, pay
+        self.idle, self.state.resting = idle, resting
         self._set()

@@ -31,6 +31,7 @@ class ReuseState:
         gradients: `exact` or `clusters`, where a ReLU follows; see `Reuse.gradients`.
         limits: see `ops.skip_conv2d`; set by the controller.
         probing: whether exact ways are being measured; no stage is in force then.
+        resting: steps for which exact products that no ReLU follows are left to the stock layer; set by the controller.
         clusters_pay: False once clusters were measured to be slower than exact products here.
     """
 
@@ -55,6 +56,7 @@ class ReuseState:
         self.skip_zeros, self.clusters_pay, self.gradients = skip_zeros, clusters_pay, gradients
         self.limits = list(LIMITS)
         self.probing = False
+        self.resting = 0
 
     @property
     def stage(self) -> Stage | None:

@@ -8,7 +8,12 @@ from typing import Any
 from thrifty.compose.catalog import config_type
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
-from thrifty.train.config import AMPS, TrainConfig
+from thrifty.distributed.precision import Precision
+from thrifty.train.config import TrainConfig
+from thrifty.train.precisions import AMPS, PRECISIONS
+
+AUTO = "auto"
+"""The arm whose methods and precision are found by trying, see `choice`."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,17 @@ class Arm:
     Attributes:
         name: as on the command line; also the name of its folder.
         methods: configs for `thrifty.apply_`; none for the dense baseline.
-        amp: `none` or `bf16`.
+        amp: the name of its precision, one of `AMPS`.
     """
 
     name: str
     methods: tuple[MethodConfig, ...]
     amp: str
+
+    @property
+    def precision(self) -> Precision:
+        """What the name means."""
+        return PRECISIONS[self.amp]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arm as plain data."""
@@ -43,9 +53,11 @@ def parse_arms(config: TrainConfig) -> list[Arm]:
     used: set[str] = set()
     for word in words:
         names, _, amp = word.partition("@")
+        if names == AUTO and amp:
+            raise UsageError(f"--methods {word}: auto finds its precision by itself")
         if "@" in word and amp not in AMPS:
             raise UsageError(f"--methods {word}: unknown precision '{amp}'; choose one of {', '.join(AMPS)}")
-        methods = [] if names == "dense" else names.split("+")
+        methods = [] if names in ("dense", AUTO) else names.split("+")
         used.update(methods)
         arms.append(
             Arm(word, tuple(_config(name, settings.get(name, {}), config.seed) for name in methods), amp or config.amp)
@@ -70,6 +82,19 @@ def fit_arms(arms: Iterable[Arm], *, steps: int) -> list[Arm]:
         return method
 
     return [replace(arm, methods=tuple(fit(method) for method in arm.methods)) for arm in arms]
+
+
+def method_configs(names: Iterable[str], settings: Iterable[str], seed: int) -> list[MethodConfig]:
+    """The configs of the methods `names` under `settings`, as `parse_arms` reads them.
+
+    Raises:
+        UsageError: an unknown method or key, or settings of a method that is not named.
+    """
+    names, by_method = list(names), parse_settings(settings)
+    for name in by_method:
+        if name not in names:
+            raise UsageError(f"--set {name}...: {name} is not among the methods {', '.join(names)}")
+    return [_config(name, by_method.get(name, {}), seed) for name in names]
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, dict[str, Any]]:

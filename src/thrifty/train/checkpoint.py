@@ -1,13 +1,18 @@
 """Checkpoints that are whole or not there: written beside, synced, renamed; the one before is kept.
 
-The file is what `torch.save` writes, a zip whose entries carry checksums. torch does not look at them when it loads, so
-they are checked here first: a flipped bit is as loud as a missing half. Loading never unpickles foreign code.
+A checkpoint is a state of two parts, `{"shared": ..., "own": {rank: ...}, "workers": n}`: what all workers have alike,
+and what each has of its own. One worker writes it into one file, by `torch.save`: a zip whose entries carry checksums.
+torch does not look at them when it loads, so they are checked here first: a flipped bit is as loud as a missing half.
+Several write it into a folder (`sharded`). Either is read by any number of workers. Loading never unpickles foreign
+code.
 """
 
 import os
 import pickle
+import shutil
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,12 @@ import torch
 
 from thrifty.core.errors import CheckpointError
 
-FORMAT = 1
-_LAST, _PREVIOUS = "last.pt", "previous.pt"
+FORMAT = 2
+_LAST, _PREVIOUS, _FILE = "last", "previous", ".pt"
 _EVERY_S = 30.0
 _SHARE = 0.05
+
+Found = tuple[str | None, list[str]]
 
 
 def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> None:
@@ -30,7 +37,7 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
         identity: plain data that names the run, compared when the checkpoint is loaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{_LAST}.part"
+    part = folder / f".{_LAST}{_FILE}.part"
     try:
         with part.open("wb") as file:
             torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
@@ -39,47 +46,91 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    last = folder / _LAST
-    if last.exists():
-        last.replace(folder / _PREVIOUS)
-    part.replace(last)
-    _sync_folder(folder)
+    put_in_place(folder, part)
+
+
+def put_in_place(folder: Path, part: Path) -> None:
+    """Make `part`, a file or a folder, the newest checkpoint of `folder`, and the newest that was there the one before.
+
+    At any moment of it there is a whole checkpoint under one of the two names.
+    """
+    last = next((path for path in _both(folder, _LAST) if path.exists()), None)
+    if last is not None:
+        for path in _both(folder, _PREVIOUS):
+            _remove(path)
+        last.replace(folder / f"{_PREVIOUS}{last.suffix}")
+    part.replace(folder / f"{_LAST}{'' if part.is_dir() else _FILE}")
+    sync_folder(folder)
 
 
 def thin(folder: Path) -> None:
     """Keep the newest checkpoint of `folder` alone: what a training that is over needs."""
-    if (folder / _LAST).exists():
-        (folder / _PREVIOUS).unlink(missing_ok=True)
+    if any(path.exists() for path in _both(folder, _LAST)):
+        for path in _both(folder, _PREVIOUS):
+            _remove(path)
 
 
-def load(folder: Path, *, identity: dict[str, Any] | None = None) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest good checkpoint of `folder`.
+def find(folder: Path, *, identity: dict[str, Any] | None = None) -> Found:
+    """Look for the newest good checkpoint of `folder`.
 
     Args:
         folder: where `save` wrote.
         identity: what the checkpoint must have been saved with; None takes any.
 
     Returns:
-        The state, or None when there is no checkpoint; and a warning for each newer one that was damaged.
+        Its name, or None when there is no checkpoint; and a warning for each newer one that was damaged.
 
     Raises:
         CheckpointError: every checkpoint is damaged, or the newest good one belongs to another run.
     """
+    from thrifty.train import sharded
+
     damaged: list[str] = []
-    for path in (folder / _LAST, folder / _PREVIOUS):
-        if not path.exists():
-            continue
-        try:
-            content = _read(path)
-        except CheckpointError as error:
-            damaged.append(str(error))
-            continue
-        if identity is not None:
-            _compare(path, content["identity"], identity)
-        return content["state"], [f"{message}: going on from {path.name}" for message in damaged]
+    for name in (_LAST, _PREVIOUS):
+        for path in _both(folder, name):
+            if not path.exists():
+                continue
+            check: Callable[[Path], dict[str, Any]] = sharded.check if path.is_dir() else _read
+            try:
+                content = check(path)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                continue
+            if identity is not None:
+                _compare(path, content["identity"], identity)
+            return path.name, [f"{message}: going on from {path.name}" for message in damaged]
     if damaged:
         raise CheckpointError(f"{'; '.join(damaged)}: start anew with --overwrite or another --out")
     return None, []
+
+
+def read(path: Path, rank: int = 0) -> dict[str, Any]:
+    """The state of a checkpoint that `find` named, with what `rank` had of its own where there was such a worker.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    from thrifty.train import sharded
+
+    state: dict[str, Any] = sharded.read(path, rank) if path.is_dir() else _read(path)["state"]
+    return state
+
+
+def load(folder: Path, *, identity: dict[str, Any] | None = None) -> tuple[dict[str, Any] | None, list[str]]:
+    """`find` and `read` of one worker: the state, or None, and the warnings."""
+    name, warnings = find(folder, identity=identity)
+    return (None if name is None else read(folder / name)), warnings
+
+
+def _both(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}{_FILE}", folder / name
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,10 +157,11 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         raise CheckpointError(f"{path} belongs to another run ({told}): use the same settings or another --out")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` written to the disk: without this a crash of the machine may undo renames."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)  # without this a crash of the machine may undo the renames
+        os.fsync(handle)
     finally:
         os.close(handle)
 

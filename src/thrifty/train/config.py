@@ -7,14 +7,17 @@ from typing import Any
 
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import UsageError
+from thrifty.distributed.wire import WIRES
 from thrifty.models.registry import check_name
 from thrifty.train import defaults
 from thrifty.train.optimizers import OPTIMIZERS
+from thrifty.train.precisions import AMPS
 from thrifty.train.schedule import SCHEDULES
 
-AMPS = ("none", "bf16")
 # What may differ between a run and its continuation: where things lie and how often they are written.
-NOT_SETTINGS = ("out", "data_root", "resume", "overwrite", "checkpoint_every", "threads", "tensorboard")
+NOT_SETTINGS = (
+    "out", "data_root", "resume", "overwrite", "checkpoint_every", "threads", "tensorboard", "worker_timeout",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +29,22 @@ class TrainConfig:
         data: a named image set, or the path of an ImageFolder (directory or zip).
         out: folder of the run; None makes `runs/MODEL-DATA`.
         data_root: folder in which named sets are looked for; None uses THRIFTY_DATA or the cache folder.
-        methods: arms, separated by commas; `+` joins methods in one arm, `@bf16` or `@none` sets its precision.
+        methods: arms, separated by commas; `+` joins methods in one arm, `@bf16`, `@bf16-weights` or `@none`
+            sets its precision; `auto` tries methods and precisions first and takes the best.
         baseline: `dense`, or `none` for method arms only.
         settings: `method.key=value` for the configs of the methods.
         epochs: passes over the training images.
-        batch_size: images a step.
-        optimizer: `sgd` or `adamw`.
-        schedule: `one-cycle`, `cosine` or `step`.
+        batch_size: images a step, of all workers together.
+        optimizer: `sgd`, `adamw`, `lars` or `lamb`.
+        schedule: `one-cycle`, `cosine`, `step` or `poly`.
+        warm_up: share of the steps in which the rate of `cosine` and `poly` rises; None takes the schedule's own.
         learning_rate: the peak of the schedule; None takes the network's own.
-        momentum: of SGD.
+        momentum: of SGD and LARS.
         nesterov: of SGD.
         weight_decay: of weight matrices and kernels; biases and normalisation layers have none.
         label_smoothing: share of the target that is spread over all classes, 0..1.
-        amp: `none`, or `bf16` for autocast.
+        amp: `none`, `bf16` for autocast, or `bf16-weights` for weights in 16 bits with fp32 masters too.
+        wire: format of gradients between workers: `fp32`, `bf16` or `fp16`.
         compile: train through `torch.compile`; the step that compiles is on a clock of its own.
         seed: of initial weights, order, augmentation, dropout and methods.
         limit_train: use so many training images only.
@@ -52,6 +58,7 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints inside an epoch; None is about every 30 s.
         threads: of torch; None leaves torch's own choice.
         tensorboard: write event files too.
+        worker_timeout: seconds after which a worker that does not answer is given up.
 
     Raises:
         UsageError: naming the flag, what it was and what it may be.
@@ -68,12 +75,14 @@ class TrainConfig:
     batch_size: int = 128
     optimizer: str = "sgd"
     schedule: str = "one-cycle"
+    warm_up: float | None = None
     learning_rate: float | None = None
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     amp: str = "none"
+    wire: str = "fp32"
     compile: bool = False
     seed: int = 0
     limit_train: int | None = None
@@ -87,6 +96,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     threads: int | None = None
     tensorboard: bool = False
+    worker_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
@@ -161,12 +171,17 @@ _RULES = {
     "weight_decay": _Rule("a finite number of at least 0", lambda value: value >= 0),
     "momentum": _Rule("at least 0 and below 1", lambda value: 0 <= value < 1),
     "label_smoothing": _Rule("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "warm_up": _Rule("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "worker_timeout": _Rule("a finite number above 0", lambda value: value > 0),
     "seed": _Rule("a whole number of at least 0", lambda value: isinstance(value, int) and value >= 0),
 }
-_OPTIONAL = {"limit_train", "limit_test", "image_size", "limit_steps", "checkpoint_every", "threads", "learning_rate"}
+_OPTIONAL = {
+    "limit_train", "limit_test", "image_size", "limit_steps", "checkpoint_every", "threads", "learning_rate", "warm_up",
+}  # fmt: skip
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "amp": AMPS,
+    "wire": tuple(WIRES),
     "baseline": ("dense", "none"),
 }

@@ -1,4 +1,8 @@
-"""Peak learning rates that train each network well at batch size 128, and how they follow the batch size."""
+"""Peak learning rates that train each network well at batch size 128, and how they follow the batch size; recipes."""
+
+from typing import Any
+
+from thrifty.core.errors import UsageError
 
 REFERENCE_BATCH = 128
 
@@ -15,14 +19,31 @@ _LEARNING_RATES = {
     "transformer": {"sgd": 0.05, "adamw": 1e-3},
 }
 _OWN = {"sgd": 0.02, "adamw": 1e-3}
+_LAYERWISE = {"lars": 2.0, "lamb": 2e-3}
+"""Whatever the network: what a tensor moves by is relative to its own length."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "large-batch": {"optimizer": "lars", "schedule": "poly", "warm_up": 0.2, "weight_decay": 5e-4},
+}
+"""Settings that go together (Jia et al., arXiv 1807.11205). Biases and normalisation parameters never decay."""
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe. Raises UsageError for an unknown one."""
+    if name not in RECIPES:
+        raise UsageError(f"unknown --recipe '{name}'; choose one of {', '.join(RECIPES)}")
+    return dict(RECIPES[name])
 
 
 def learning_rate(model: str, optimizer: str, batch_size: int) -> float:
     """The peak learning rate used when none is given.
 
-    It grows with the batch: linearly for SGD (Goyal et al., arXiv 1706.02677), with the square root for AdamW. Beyond
-    four times the reference batch it stays, since larger steps need a longer warm-up than short runs have.
+    It grows with the batch: linearly for SGD (Goyal et al., arXiv 1706.02677), with the square root for the others.
+    Beyond four times the reference batch it stays for SGD and AdamW, since larger steps need a longer warm-up than
+    short runs have; LARS and LAMB are made for those.
     """
-    base = _LEARNING_RATES.get(model, _OWN)[optimizer]
-    scale = min(batch_size / REFERENCE_BATCH, 4.0)
+    scale = batch_size / REFERENCE_BATCH
+    if optimizer in _LAYERWISE:
+        return _LAYERWISE[optimizer] * scale**0.5
+    base, scale = _LEARNING_RATES.get(model, _OWN)[optimizer], min(scale, 4.0)
     return base * (scale if optimizer == "sgd" else scale**0.5)

@@ -92,5 +92,5 @@ def load_weights(folder: str | Path, arm: str = "dense") -> dict[str, Tensor]:
     state, _ = checkpoint.load(checkpoints(Path(folder), arm))
     if state is None:
         raise UsageError(f"{folder} has no checkpoint of an arm '{arm}'")
-    weights: dict[str, Tensor] = state["model"]
+    weights: dict[str, Tensor] = state["shared"]["model"]
     return weights

@@ -2,7 +2,14 @@
 
 from torch import nn, optim
 
-OPTIMIZERS = ("sgd", "adamw")
+from thrifty.distributed.lamb import LAMB
+from thrifty.distributed.lars import LARS
+from thrifty.distributed.normalisation import split_parameters
+from thrifty.distributed.recipe import parameter_groups
+
+OPTIMIZERS = ("sgd", "adamw", "lars", "lamb")
+LARS_EXEMPT = 0.02
+"""Rate of biases and normalisation parameters as a part of LARS's: theirs is not scaled by a ratio of about that."""
 
 
 def make(
@@ -10,19 +17,22 @@ def make(
 ) -> optim.Optimizer:
     """Build the optimizer `name` (one of `OPTIMIZERS`) over the trainable parameters of `model`.
 
-    Only parameters of two or more dimensions decay: biases and the scales of normalisation layers have no business
-    being pulled to zero, and leaving them alone is worth accuracy in large-batch training (Jia et al., 1807.11205).
+    Only weights decay: biases and the scales of normalisation layers have no business being pulled to zero, and leaving
+    them alone is worth accuracy in large-batch training (Jia et al., 1807.11205). LARS and LAMB leave their rate alone.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    if name == "lars":
+        rates = {"lr": learning_rate, "exempt_lr": LARS_EXEMPT * learning_rate}
+        groups = parameter_groups(model, weight_decay=weight_decay, **rates)
+        return LARS(groups, lr=learning_rate, momentum=momentum)
+    if name == "lamb":
+        return LAMB(parameter_groups(model, weight_decay=weight_decay, lr=learning_rate), lr=learning_rate)
+    weights, exempt = split_parameters(model)
+    plain = [{"params": weights, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    plain = [group for group in plain if group["params"]]
     # The fused kernels take floating-point parameters only, and one step in them costs one call a group.
-    fused = all(parameter.is_floating_point() for parameter in trainable)
+    fused = all(parameter.is_floating_point() for parameter in (*weights, *exempt))
     if name == "sgd":
         return optim.SGD(
-            groups, lr=learning_rate, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused or None
+            plain, lr=learning_rate, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused or None
         )
-    return optim.AdamW(groups, lr=learning_rate, fused=fused or None)
+    return optim.AdamW(plain, lr=learning_rate, fused=fused or None)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from thrifty.compose.planning import Plan as Tried
 from thrifty.core.machine import machine, thrifty_version
 from thrifty.train.arms import Arm
 from thrifty.train.session import Session
@@ -12,8 +13,10 @@ from thrifty.train.session import Session
 FORMAT = 1
 
 
-def new_record(arms: Sequence[Arm], settings: dict[str, Any], command: str) -> dict[str, Any]:
-    """Return the record of a run that is about to begin."""
+def new_record(
+    arms: Sequence[Arm], settings: dict[str, Any], command: str, tried: Tried | None = None
+) -> dict[str, Any]:
+    """Return the record of a run that is about to begin; `tried` is what the arm `auto` was chosen by."""
     return {
         "format": FORMAT,
         "thrifty": thrifty_version(),
@@ -24,6 +27,7 @@ def new_record(arms: Sequence[Arm], settings: dict[str, Any], command: str) -> d
         "settings": settings,
         "arms": [pending(arm) for arm in arms],
         "summary": {"baseline": None, "arms": {}},
+        "plan": None if tried is None else tried.to_dict(),
     }
 
 
@@ -62,6 +66,8 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "peak_bytes": tally.peak_bytes,
         "peak_source": peak_source,
         "macs": dense_macs - saved,
+        "workers": session.workers.size,
+        "skipped_steps": session.precision.skipped,
         "dense_macs": dense_macs,
         "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
         "steps": tally.step,
@@ -77,7 +83,7 @@ def _layers(session: Session) -> list[dict[str, Any]]:
     """Every candidate layer with what it counted; a layer that was left dense has no counts of its own."""
     if session.applied is None:
         return []
-    counters = session.applied.counters()
+    counters = session.counters()
     rows = []
     for layer in session.applied.layers:
         found = counters.get(layer.name)

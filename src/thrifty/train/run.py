@@ -1,8 +1,9 @@
 """A whole run: every arm in turn from one seed on one schedule, recorded as it goes."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import torch
 from rich.console import Console
 
 from thrifty.core.atomic import write_json
-from thrifty.core.errors import CheckpointError, ThriftyError
+from thrifty.core.errors import CheckpointError, DistributedError, NonFiniteError, ThriftyError
 from thrifty.data import ImageData
+from thrifty.distributed.workers import Workers, joined
 from thrifty.train import events, folder, record
 from thrifty.train.arms import Arm, fit_arms, parse_arms
-from thrifty.train.config import TrainConfig
+from thrifty.train.choice import choose
+from thrifty.train.config import NOT_SETTINGS, TrainConfig
 from thrifty.train.display import Display
 from thrifty.train.interrupt import Interrupted, InterruptWatch
 from thrifty.train.resume import check_arms, check_settings, identity, settings_of
@@ -31,11 +34,13 @@ class Outcome:
         record: as written to `result.json`.
         folder: where it lies.
         interrupted: whether the run was asked to stop before its end.
+        reports: whether this is the process that should tell of it: one of all that trained.
     """
 
     record: dict[str, Any]
     folder: Path
     interrupted: bool
+    reports: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -61,6 +66,9 @@ class Turn:
 def run(config: TrainConfig, *, command: str = "", console: Console | None = None, turn: Turn | None = None) -> Outcome:
     """Train the arms of `config` and write the folder of the run.
 
+    Started by torchrun, the workers share every batch, worker 0 writes and reports, and after a restart of the group
+    the run goes on from its newest checkpoint.
+
     Args:
         config: the settings; `resume` goes on where the run in `out` was killed or interrupted.
         command: kept in the record.
@@ -74,35 +82,83 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
     Raises:
         UsageError, ModelError, DataError: before anything is written.
         CheckpointError: the run to go on with is another one or damaged; its files stay as they are.
+        DistributedError: the workers cannot be joined, do not agree, or one was lost.
     """
     config = config.resolved()
     arms = parse_arms(config)
+    with joined(config.worker_timeout) as workers, torch.random.fork_rng(devices=[]), _threads(config.threads):
+        return _run(workers, config, arms, command, console, turn)
+
+
+def _run(
+    workers: Workers,
+    config: TrainConfig,
+    arms: Sequence[Arm],
+    command: str,
+    console: Console | None,
+    turn: Turn | None,
+) -> Outcome:
+    """`run` of one of the workers, which take the same steps; what only one may do is done by the first."""
     out = Path(str(config.out))
     settings = settings_of(config)
-    earlier = None
-    if config.resume:
-        earlier = folder.read_record(out)
-        check_settings(out, earlier, settings)
-    else:
-        folder.check_new(out, overwrite=config.overwrite)
+    _check_alike(workers, settings)
+    resume, earlier = workers.only_first(lambda: _begin(config, out))
+    config = replace(config, resume=resume, overwrite=config.overwrite and not resume)
     if config.tensorboard:
         events.check_installed()
-    with torch.random.fork_rng(devices=[]), _threads(config.threads):
-        plan = make_plan(config, arms, turn.data if turn else None)
-        settings = {**settings, **plan.facts()}
-        arms = fit_arms(arms, steps=plan.steps)
-        if earlier is not None:
-            check_settings(out, earlier, settings)
-            check_arms(out, earlier, arms)
-        with folder.locked(out):
+    plan = workers.everywhere(lambda: make_plan(config, arms, turn.data if turn else None, workers))
+    settings = {**settings, **plan.facts()}
+    _check_alike(workers, settings)
+    shown = console or Console() if workers.first else Console(quiet=True)
+    display = Display(shown, brief=turn is not None)
+    arms, tried = workers.only_first(lambda: choose(plan, arms, earlier, display.say))
+    arms = fit_arms(arms, steps=plan.steps)
+    if earlier is not None:
+        check_settings(out, earlier, settings)
+        check_arms(out, earlier, arms)
+    with contextlib.ExitStack() as stack:
+
+        def take_folder() -> None:
+            stack.enter_context(folder.locked(out))
             if config.overwrite:
                 folder.clear(out)
-            content = earlier or record.new_record(arms, settings, command)
-            display = Display(console or Console(), brief=turn is not None)
-            runner = _Runner(plan, arms, content, out, display)
-            if earlier is not None:
-                runner.note_resumption()
-            return runner.run(turn.until_epoch if turn else None)
+
+        workers.only_first(take_folder)
+        content = earlier or record.new_record(arms, settings, command, tried)
+        runner = _Runner(plan, arms, content, out, display)
+        if earlier is not None:
+            runner.note_resumption()
+        return runner.run(turn.until_epoch if turn else None)
+
+
+def _begin(config: TrainConfig, out: Path) -> tuple[bool, dict[str, Any] | None]:
+    """Whether to go on with a run, and its record."""
+    resume = config.resume
+    if _restarted() and (out / folder.RESULT).is_file():
+        over = folder.read_record(out)["status"] == "finished"
+        resume = not (over and config.overwrite)  # else torchrun began anew before the old run was removed
+    if resume:
+        earlier = folder.read_record(out)
+        check_settings(out, earlier, settings_of(config))
+        return True, earlier
+    folder.check_new(out, overwrite=config.overwrite)
+    return False, None
+
+
+def _restarted() -> bool:
+    """Whether torchrun started the workers again, after one was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
+def _check_alike(workers: Workers, settings: dict[str, Any]) -> None:
+    ours = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
+    for rank, theirs in enumerate(workers.gather(ours)):
+        differing = [key for key in ours if theirs.get(key) != ours[key]]
+        if differing:
+            raise DistributedError(
+                f"worker {rank} differs from worker {workers.rank} in {', '.join(differing)}: "
+                "start all with the same command, on the same data"
+            )
 
 
 class _Runner:
@@ -110,6 +166,7 @@ class _Runner:
 
     def __init__(self, plan: Plan, arms: Sequence[Arm], content: dict[str, Any], out: Path, display: Display) -> None:
         self._plan, self._arms, self._content, self._out, self._display = plan, arms, content, out, display
+        self._reports, self._interrupted = plan.workers.first, False
 
     def note_resumption(self) -> None:
         """Write down that the run goes on, and say so when it cannot be bit for bit."""
@@ -119,12 +176,17 @@ class _Runner:
                 f"the run was begun with {machine.get('threads')} threads of torch {machine.get('torch')} and goes on "
                 f"with {threads} of {torch.__version__}: its numbers may differ in the last digits from an unbroken run"
             )
+        before = max((arm.get("workers") or 1 for arm in self._content["arms"]), default=1)
+        if before != self._plan.workers.size:
+            self._display.warn(
+                f"the run was begun with {before} worker{'s' * (before > 1)} and goes on with "
+                f"{self._plan.workers.size}: its numbers may differ from an unbroken run"
+            )
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._content = {**self._content, "status": "running", "resumed": [*self._content.get("resumed", []), now]}
 
     def run(self, until_epoch: int | None) -> Outcome:
         """Train what is not yet done."""
-        interrupted = False
         self._write()
         with InterruptWatch() as watch, self._display:
             for index, arm in enumerate(self._arms):
@@ -133,13 +195,12 @@ class _Runner:
                     self._display.say(f"{arm.name}: {state['status']} before, not trained again")
                     continue
                 self._publish(index, self._train(index, arm, watch, until_epoch))
-                if watch.requested:
-                    interrupted = True
+                if self._interrupted:
                     break
         paused = any(state.get("resumable") for state in self._content["arms"])
-        self._content["status"] = "stopped" if interrupted or paused else "finished"
+        self._content["status"] = "stopped" if self._interrupted or paused else "finished"
         self._write()
-        return Outcome(self._content, self._out, interrupted)
+        return Outcome(self._content, self._out, self._interrupted, self._reports)
 
     def _train(self, index: int, arm: Arm, watch: InterruptWatch, until_epoch: int | None) -> dict[str, Any]:
         """Train one arm, and return its last record whatever became of it."""
@@ -158,7 +219,9 @@ class _Runner:
         except CheckpointError:
             raise
         except (Interrupted, ThriftyError) as error:
-            resumable = isinstance(error, Interrupted)
+            self._interrupted = resumable = isinstance(error, Interrupted)  # by a signal to any of the workers
+            if self._plan.workers.size > 1 and not isinstance(error, (Interrupted, NonFiniteError)):
+                raise  # the others may not have met it, and must not wait
             state = training.record() if training else record.pending(arm)
             self._display.say(f"{arm.name} stopped: {error}", style="yellow" if resumable else "red")
             return {**state, "status": "stopped", "message": str(error), "resumable": resumable}
@@ -168,6 +231,8 @@ class _Runner:
         self._write()
 
     def _write(self) -> None:
+        if not self._reports:
+            return
         self._content["summary"] = record.summarise(self._content["arms"])
         write_json(self._out / folder.RESULT, self._content)
 

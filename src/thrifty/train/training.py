@@ -3,7 +3,7 @@
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from thrifty.core.atomic import write_bytes
 from thrifty.core.errors import NonFiniteError
-from thrifty.train import checkpoint, folder, memory, record
+from thrifty.train import checkpoint, folder, memory, record, sharded
 from thrifty.train.arms import Arm
 from thrifty.train.display import Display
 from thrifty.train.evaluate import evaluate
@@ -54,15 +54,16 @@ class ArmTraining:
         self._identity, self._display, self._watch, self._publish = identity, display, watch, publish
         memory.release()
         self._peak = memory.PeakMemory()
-        self._session = Session(plan.config, arm, plan.data, steps=plan.steps)
+        self._workers = workers = plan.workers
+        self._session = Session(plan.config, arm, plan.data, steps=plan.steps, workers=workers)
         self._folder = folder.checkpoints(out, arm.name)
-        state, damaged = checkpoint.load(self._folder, identity=identity)
+        name, damaged = workers.only_first(lambda: checkpoint.find(self._folder, identity=identity))
         for message in damaged:
             display.warn(message)
-        if state is not None:
-            self._session.load_state_dict(state)
+        if name is not None:
+            workers.everywhere(lambda: self._session.load_state_dict(self._read(name)))
         self._rhythm = checkpoint.Rhythm(plan.config.checkpoint_every)
-        tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard else None
+        tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard and workers.first else None
         self._events = Events(tensorboard, step=self._session.tally.step)
 
     def run(self, until_epoch: int | None = None) -> dict[str, Any]:
@@ -99,13 +100,17 @@ class ArmTraining:
         train_epoch(
             session,
             plan.train_batches(tally.epoch, tally.epoch_step),
-            amp=self._arm.amp,
             label_smoothing=config.label_smoothing,
             last_step=plan.steps,
+            images_a_step=plan.images_a_step,
+            wishes=self._wishes,
             after_step=self._after_step,
         )
         start = time.perf_counter()
-        test_loss, test_accuracy = evaluate(session.model, plan.test_batches(), amp=self._arm.amp)
+        session.settle()
+        test_loss, test_accuracy = evaluate(
+            session.model, plan.test_batches(), precision=self._arm.precision, workers=self._workers
+        )
         tally.eval_s += time.perf_counter() - start
         if not math.isfinite(test_loss):
             raise NonFiniteError(
@@ -118,12 +123,16 @@ class ArmTraining:
         self._events.epoch(tally.step, row)
         self._display.epoch(self._arm.name, row, plan.epochs)
 
-    def _after_step(self) -> None:
+    def _wishes(self, step: int) -> Sequence[float]:
+        """To stop, which any worker may wish, and to save, which the first one's clock decides."""
+        return float(self._watch.requested), float(self._workers.first and self._rhythm.due(step))
+
+    def _after_step(self, told: Sequence[float]) -> None:
         tally = self._session.tally
         self._display.step(tally.step, tally.losses[-1])
         self._events.step(tally.step, tally.losses[-1], tally.learning_rate)
-        stop = self._watch.requested
-        if stop or self._rhythm.due(tally.step):
+        stop, save = (wished > 0 for wished in told)
+        if stop or save:
             self._save()
         if stop:
             self._publish(self.record())
@@ -133,16 +142,34 @@ class ArmTraining:
         start = time.perf_counter()
         tally = self._session.tally
         tally.peak_bytes = max(tally.peak_bytes, self._peak.bytes())
-        checkpoint.save(self._folder, self._session.state_dict(), identity=self._identity)
-        losses = io.BytesIO()
-        np.save(losses, np.asarray(tally.losses, dtype=np.float64))
-        write_bytes(self._out / "losses" / f"{self._arm.name}.npy", losses.getvalue())
+        if self._workers.group is None:
+            checkpoint.save(self._folder, self._session.state_dict(), identity=self._identity)
+        else:
+            # Each tensor is written by one of the workers, so they must be alike, which running statistics are not.
+            self._workers.sync_buffers(self._session.model)
+            session = self._session
+            sharded.save(
+                self._folder,
+                session.shared_state(),
+                session.own_state(),
+                identity=self._identity,
+                workers=self._workers,
+            )
+        if self._workers.first:
+            losses = io.BytesIO()
+            np.save(losses, np.asarray(tally.losses, dtype=np.float64))
+            write_bytes(self._out / "losses" / f"{self._arm.name}.npy", losses.getvalue())
         self._rhythm.saved(time.perf_counter() - start)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return checkpoint.read(self._folder / name, self._workers.rank)
 
     def _announce(self) -> None:
         session, tally = self._session, self._session.tally
         parameters = sum(parameter.numel() for parameter in session.model.parameters())
         notes = []
+        if self._workers.size > 1:
+            notes.append(f"{self._workers.size} workers share each batch of {self._plan.images_a_step} images")
         if session.applied is not None:
             changed = [layer.name for layer in session.applied.layers if layer.action != "dense"]
             notes.append(f"changed layers: {', '.join(changed) or 'none'}")

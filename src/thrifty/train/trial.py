@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from thrifty.compose import NoEffectWarning, apply_, remove_
-from thrifty.core.errors import ModelError, ThriftyError
+from thrifty.core.errors import ModelError, ThriftyError, UsageError
 from thrifty.core.seeds import derive_seed
 from thrifty.data import ImageBatches, ImageData, load_images
+from thrifty.distributed.workers import ALONE, Workers
 from thrifty.train.arms import Arm
 from thrifty.train.config import TrainConfig
 from thrifty.train.macs import count_macs
@@ -26,6 +27,7 @@ class Plan:
         steps_per_epoch: training steps of a whole epoch.
         steps: training steps of an arm.
         macs_per_sample: of the stock network, forward and backward.
+        workers: who trains: each gets its share of every batch.
     """
 
     config: TrainConfig
@@ -33,6 +35,12 @@ class Plan:
     steps_per_epoch: int
     steps: int
     macs_per_sample: int
+    workers: Workers = ALONE
+
+    @property
+    def images_a_step(self) -> int:
+        """Images of all workers in a training step."""
+        return min(self.config.batch_size, len(self.data.train.labels))
 
     @property
     def epochs(self) -> int:
@@ -40,14 +48,21 @@ class Plan:
         return -(-self.steps // self.steps_per_epoch)
 
     def train_batches(self, epoch: int, start_step: int) -> ImageBatches:
-        """Batches of one epoch (from 0), the same for every arm, from `start_step` on."""
-        return _train_batches(self.config, self.data, epoch, start_step)
+        """This worker's batches of one epoch (from 0), the same for every arm, from `start_step` on."""
+        return _train_batches(self.config, self.data, epoch, start_step, self.workers)
 
     def test_batches(self) -> ImageBatches:
-        """The test images in order."""
+        """This worker's share of the test images, in order."""
         data = self.data
         return ImageBatches(
-            data.test, self.config.batch_size, mean=data.mean, std=data.std, augment=None, shuffle=False, seed=0
+            data.test,
+            self.config.batch_size,
+            mean=data.mean,
+            std=data.std,
+            augment=None,
+            shuffle=False,
+            seed=0,
+            share=(self.workers.rank, self.workers.size),
         )
 
     def facts(self) -> dict[str, object]:
@@ -73,7 +88,9 @@ def load_data(config: TrainConfig) -> ImageData:
     )
 
 
-def make_plan(config: TrainConfig, arms: Sequence[Arm], data: ImageData | None = None) -> Plan:
+def make_plan(
+    config: TrainConfig, arms: Sequence[Arm], data: ImageData | None = None, workers: Workers = ALONE
+) -> Plan:
     """Load the data of `config` (resolved), run its network on two images and apply the methods of `arms` to it.
 
     `data` is what `load_data` gives for `config`, where somebody has loaded it already.
@@ -84,14 +101,19 @@ def make_plan(config: TrainConfig, arms: Sequence[Arm], data: ImageData | None =
             cannot be applied to it.
     """
     data = data or load_data(config)
+    images = min(config.batch_size, len(data.train.labels))
+    if images < workers.size:
+        raise UsageError(f"a step has {images} images for {workers.size} workers: raise --batch-size, or start fewer")
     per_epoch = len(_train_batches(config, data, 0, 0))
     steps = config.epochs * per_epoch
     if config.limit_steps is not None:
         steps = min(steps, config.limit_steps)
-    return Plan(config, data, per_epoch, steps, _try_model(config, data, arms))
+    return Plan(config, data, per_epoch, steps, _try_model(config, data, arms), workers)
 
 
-def _train_batches(config: TrainConfig, data: ImageData, epoch: int, start_step: int) -> ImageBatches:
+def _train_batches(
+    config: TrainConfig, data: ImageData, epoch: int, start_step: int, workers: Workers = ALONE
+) -> ImageBatches:
     return ImageBatches(
         data.train,
         config.batch_size,
@@ -104,6 +126,7 @@ def _train_batches(config: TrainConfig, data: ImageData, epoch: int, start_step:
         start_step=start_step,
         # A short last batch would be a step of its own weight, and BatchNorm cannot take a batch of one.
         drop_last=len(data.train.labels) >= config.batch_size,
+        share=(workers.rank, workers.size),
     )
 
 

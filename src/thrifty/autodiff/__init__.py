@@ -1,0 +1,30 @@
+"""Derivative operators that nest in any order, and reverse mode in little memory. See README.md here."""
+
+from thrifty.autodiff.errors import EscapedValueError, MemoryLimitError, ReplayError
+from thrifty.autodiff.explain import Explanation, explain
+from thrifty.autodiff.fields import curl, derivative, divergence, laplacian
+from thrifty.autodiff.jacobians import hessian, hvp, jacfwd, jacrev
+from thrifty.autodiff.operators import grad, jvp, value_and_grad, vjp
+from thrifty.autodiff.training import Checkpointing, checkpointing
+
+__all__ = [
+    "Checkpointing",
+    "EscapedValueError",
+    "Explanation",
+    "MemoryLimitError",
+    "ReplayError",
+    "checkpointing",
+    "curl",
+    "derivative",
+    "divergence",
+    "explain",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "laplacian",
+    "value_and_grad",
+    "vjp",
+]

@@ -1,0 +1,130 @@
+"""What the record must know of an operator: does it write to its arguments, draw random numbers, can it be replayed.
+
+One table of refusals; all else is read from the operator's schema once and kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# operator (its name or its namespace) -> why it cannot be recorded
+REFUSED = {
+    "aten::set_": "it gives a tensor another storage",
+    "aten::resize_": "it changes the size of a tensor's storage",
+    "aten::resize_as_": "it changes the size of a tensor's storage",
+    "aten::record_stream": "it acts on the allocator",
+    "aten::_assert_async": "it stops the program",
+    "aten::from_file": "it reads a file",
+    "c10d": "it sends messages to other processes",
+    "_c10d_functional": "it sends messages to other processes",
+    "c10d_functional": "it sends messages to other processes",
+}
+# operators that write to arguments although their schema does not say so -> positions
+UNDECLARED_WRITES = {
+    "aten::native_batch_norm": (3, 4),
+    "aten::cudnn_batch_norm": (3, 4),
+    "aten::miopen_batch_norm": (3, 4),
+}
+# operators that yield memory which nobody has written to yet
+UNSET = {
+    "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::empty_permuted", "aten::new_empty",
+    "aten::new_empty_strided",
+}  # fmt: skip
+
+
+class Operation:
+    """An operator as the record sees it.
+
+    Attributes:
+        function: the OpOverload.
+        name: as the dispatcher spells it, for messages.
+        silent: yields no tensor and changes none, so there is nothing to replay.
+        writes: positions of the arguments that it writes to; `writes_by_name` those given by keyword.
+        changes: it writes to some argument.
+        random: draws from a generator.
+        refusal: why it cannot be recorded, or None.
+        is_detach: it is `detach`, which stops derivatives when the user calls it.
+        unset: yields memory that is still to be written. views: yields a view, reading nothing.
+    """
+
+    __slots__ = (
+        "changes", "function", "is_detach", "name", "random", "refusal", "silent", "unset", "views", "writes",
+        "writes_by_name",
+    )  # fmt: skip
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        schema = function._schema
+        self.name = schema.name
+        self.refusal = REFUSED.get(self.name) or REFUSED.get(self.name.split("::")[0])
+        written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+        self.writes = tuple(i for i in written if not schema.arguments[i].kwarg_only)
+        self.writes_by_name = tuple(schema.arguments[i].name for i in written)
+        self.writes += UNDECLARED_WRITES.get(self.name, ())
+        self.changes = bool(self.writes or self.writes_by_name)
+        self.random = torch.Tag.nondeterministic_seeded in function.tags
+        self.is_detach = function is torch.ops.aten.detach.default
+        self.unset = self.name in UNSET
+        self.views = not written and any(r.alias_info is not None for r in schema.returns)
+        yields = any("Tensor" in str(r.type) for r in schema.returns)
+        self.silent = not yields and not written and self.refusal is None
+
+
+_known: dict[int, Operation] = {}
+
+
+def operation(function: Any) -> Operation:
+    """The Operation of an OpOverload, made on first use."""
+    found = _known.get(id(function))
+    if found is None:
+        found = _known[id(function)] = Operation(function)
+    return found
+
+
+def user_line() -> str:
+    """`file:line` of the innermost frame that is neither torch's nor this library's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(("torch.", "thrifty.autodiff")) and module != "torch":
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "an unknown line"
+
+
+def written_positions(op: Operation, args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Positions among the tensors of the arguments of those that the operation writes to."""
+    found: list[int] = []
+    count = 0
+    for at, value in enumerate(args):
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if at in op.writes:
+                    found.append(count)
+                count += 1
+    for name, value in (kwargs or {}).items():
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        for item in items:
+            if isinstance(item, Tensor):
+                if name in op.writes_by_name:
+                    found.append(count)
+                count += 1
+    return tuple(found)
+
+
+def flat_outputs(result: Any) -> tuple[Any, ...]:
+    """The outputs of an operation in one row: some return lists of tensors among others."""
+    if not isinstance(result, (list, tuple)):
+        return (result,)
+    flat: list[Any] = []
+    for item in result:
+        if isinstance(item, (list, tuple)):
+            flat += item
+        else:
+            flat.append(item)
+    return tuple(flat)

@@ -1,0 +1,86 @@
+"""Keeps the plan of a training step from one step to the next.
+
+The first two steps are held within the limit by the online rule and noted; if they did the same, a plan is made. The
+next steps follow it, the first of them with every byte counted: where that passes the limit, the plan is made anew for
+less. A step that does something else falls back to the online rule, and noting begins again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from thrifty.autodiff.planning import Plan, make_plan
+from thrifty.autodiff.trace import Trace
+
+_TRIES = 5
+_REMEMBERED = 16
+
+
+class Planner:
+    """The plan for the steps of one `checkpointing`.
+
+    Attributes:
+        plan: to follow, or None.
+        proven: a step that followed it was counted and stayed within the limit.
+        trace: of the last step that was noted.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.plan: Plan | None = None
+        self.proven = False
+        self.trace: Trace | None = None
+        self._target = limit_bytes
+        self._tries = 0
+
+    def noted(self, trace: Trace) -> None:
+        """A step was noted from its beginning to its end."""
+        last, self.trace = self.trace, trace
+        if last is None or not last.same(trace):
+            return
+        trace.merge(last)
+        self._target, self._tries = self.limit_bytes, 0
+        self._make()
+
+    def followed(self, peak_bytes: int) -> None:
+        """A step followed the plan, and this was its peak as far as it was counted."""
+        if self.proven or self.plan is None:
+            return
+        if peak_bytes <= self.limit_bytes:
+            self.proven = True
+        else:
+            self._target -= max(peak_bytes - self.limit_bytes, self.limit_bytes // 100)
+            self._make()
+
+    def left(self) -> None:
+        """A step did something else than the plan foresaw."""
+        self.plan = self.trace = None
+        self.proven = False
+
+    def _make(self) -> None:
+        self.proven = False
+        self._tries += 1
+        self.plan = None
+        if self.trace is not None and self._tries <= _TRIES and self._target > 0:
+            self.plan = make_plan(self.trace, self._target)
+
+
+class _Planners(threading.local):
+    def __init__(self) -> None:
+        self.known: OrderedDict[tuple[int, str], Planner] = OrderedDict()
+
+
+_planners = _Planners()
+
+
+def planner_for(limit_bytes: int, line: str) -> Planner:
+    """The planner for this limit and this line of the user's, which a loop comes back to."""
+    known = _planners.known
+    key = limit_bytes, line
+    if key not in known:
+        known[key] = Planner(limit_bytes)
+        if len(known) > _REMEMBERED:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return known[key]

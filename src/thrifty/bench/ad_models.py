@@ -1,0 +1,121 @@
+"""Training steps of stock models under a limit in bytes: time factor and peak, against checkpoints placed by hand.
+
+What a rival refuses is left out, with its message.
+
+`fraction` is of the plain step's peak of tensors that the step makes (activations, gradients and what is in flight; not
+parameters and data). The rivals: torch.utils.checkpoint around every block, which has one point, not a limit; and the
+same with a policy that saves products only (selective checkpointing). Times are process CPU seconds, medians, in turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from thrifty.bench.registry import BenchResult, benchmark
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor, nn
+
+FRACTIONS = (0.7, 0.5, 0.3, 0.2)
+
+
+@benchmark("ad-models", "training steps of stock models in a part of their memory: time factor and peak")
+def run(quick: bool, console: Console) -> BenchResult:
+    """Measure every model at every fraction."""
+    from thrifty.bench.ad_model_zoo import ZOO
+    from thrifty.bench.timing import interleave, median_min_max
+    from thrifty.core.errors import UsageError
+
+    rows: list[dict[str, Any]] = []
+    for name in ("cnn", "lstm") if quick else ZOO:
+        make, shape = ZOO[name]
+        plain_peak = _peak(make, shape, _plain)
+        arms: dict[str, Callable[..., Any]] = {"plain": _plain, "by hand": _by_hand, "selective": _selective}
+        limits = {}
+        for fraction in FRACTIONS:
+            arm = f"checkpointing {fraction}"
+            limits[arm] = int(fraction * plain_peak)
+            arms[arm] = partial(_ours, limits[arm])
+        peaks, calls = {}, {}
+        for arm, context in arms.items():
+            try:
+                peaks[arm] = _peak(make, shape, context)
+                calls[arm] = partial(context, *_setting(make, shape))
+            except (UsageError, RuntimeError) as error:  # too small a limit; a rival that refuses the model
+                console.print(f"{name}, {arm}: {str(error).splitlines()[0]}")
+        timed = interleave(calls, 2 if quick else 5, clock=time.process_time)
+        plain_s = median_min_max(timed["plain"]).median
+        for arm, seconds in timed.items():
+            rows.append({
+                "model": name, "fraction": peaks[arm] / plain_peak, "method": arm,
+                "time_factor": median_min_max(seconds).median / plain_s, "peak_bytes": peaks[arm],
+                "limit_bytes": limits.get(arm), "step_s": median_min_max(seconds).median,
+            })  # fmt: skip
+        console.print(f"{name}: plain step {plain_s:.3f} s, peak {plain_peak / 1e6:.1f} MB")
+    worst = {
+        f"worst_factor_at_{fraction}": max(
+            (row["time_factor"] for row in rows if row["method"] == f"checkpointing {fraction}"), default=None
+        )
+        for fraction in FRACTIONS
+    }
+    columns = ("model", "method", "fraction", "time_factor", "peak_bytes", "limit_bytes")
+    return BenchResult({"quick": quick, "dtype": "float32"}, rows, worst, columns)
+
+
+def _setting(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor]:
+    import torch
+
+    torch.manual_seed(0)
+    model = make()
+    return model, torch.randn(shape), torch.randint(10, (shape[0],))
+
+
+def _step(model: nn.Module, inputs: Tensor, labels: Tensor, wrap: Callable[..., Any]) -> None:
+    from torch.nn.functional import cross_entropy
+
+    cross_entropy(model(inputs, wrap), labels).backward()
+    model.zero_grad()
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _plain(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    _step(model, inputs, labels, _call)
+
+
+def _by_hand(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    _step(model, inputs, labels, partial(checkpoint, use_reentrant=False))
+
+
+def _selective(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    import torch
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    products = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.convolution.default]
+    contexts = partial(create_selective_checkpoint_contexts, products)
+    _step(model, inputs, labels, partial(checkpoint, use_reentrant=False, context_fn=contexts))
+
+
+def _ours(limit: int, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    from thrifty import checkpointing
+
+    with checkpointing(f"{limit}B"):
+        _step(model, inputs, labels, _call)
+
+
+def _peak(make: Callable[[], nn.Module], shape: tuple[int, ...], context: Callable[..., Any]) -> int:
+    from thrifty.autodiff.meter import LiveMeter
+
+    setting = _setting(make, shape)
+    context(*setting)  # once before, so that costs are known and gradients' first buffers are not counted
+    with LiveMeter() as meter:
+        context(*setting)
+    return meter.peak_bytes

@@ -1,0 +1,125 @@
+"""The one call: measure, plan, and wrap a model in DistributedDataParallel with the buckets that end first."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+
+from thrifty.core.errors import CheckpointError
+from thrifty.core.inspection import refuse_wrapped
+from thrifty.distributed.agreement import check_same, from_first, members
+from thrifty.distributed.config import MergedGradients
+from thrifty.distributed.handover import hand_over, single_cap, takes_cap_list
+from thrifty.distributed.measure_gradients import Loss, profile_gradients, specification
+from thrifty.distributed.measure_transfers import LARGEST_BYTES, SMALLEST_BYTES, default_in_flight, measure_transfers
+from thrifty.distributed.plan import OPTIMAL, MergePlan, make_plan
+from thrifty.distributed.saved import Measured, changed, circumstances, read, save
+
+_log = logging.getLogger(__name__)
+
+
+def data_parallel(
+    model: nn.Module,
+    loss: Loss,
+    config: MergedGradients | None = None,
+    *,
+    batch: str = "",
+    group: ProcessGroup | None = None,
+    **keywords: Any,
+) -> DistributedDataParallel:
+    """Wrap `model` in DistributedDataParallel with merged gradients; all processes of the group call it together.
+
+    Args:
+        model: the same on all processes, not yet wrapped or compiled.
+        loss: forward pass and loss of one batch, for example `lambda: criterion(model(images), labels)`; called a few
+            times, its gradients are thrown away, and buffers and random state are put back.
+        config: the settings.
+        batch: what a saved plan holds for besides the model, for example "32 x 224 px".
+        group: the processes; all of the world where None.
+        keywords: further ones of DistributedDataParallel.
+
+    Returns:
+        The wrapped model. Its buckets are compared with the plan after the first steps; see `bucket_report`.
+
+    Raises:
+        ModelError: a wrapped or compiled model.
+        UsageError: no process group, a world of one, or a loss that is not one number.
+        DistributedError: processes that differ, do not answer, or are gone.
+    """
+    refuse_wrapped(model, "thrifty.distributed.data_parallel")
+    measured = measure(model, loss, config, batch=batch, group=group)
+    timeout_s = (config or MergedGradients()).timeout_s
+    return hand_over(model, measured.plan, group=group, timeout_s=timeout_s, **keywords)
+
+
+def measure(
+    model: nn.Module,
+    loss: Loss,
+    config: MergedGradients | None = None,
+    *,
+    batch: str = "",
+    group: ProcessGroup | None = None,
+) -> Measured:
+    """Profile, cost and plan for `model`: as saved where that still holds, else measured. See `data_parallel`."""
+    config = config or MergedGradients()
+    refuse_wrapped(model, "thrifty.distributed.measure")
+    first = members(group)[0]
+    check_same("the model's parameters", specification(model), group, config.timeout_s)
+    check_same("the settings of merged gradients", [str({**config.to_dict()["_data"], "saved": None})], group,
+               config.timeout_s)  # fmt: skip
+    now = circumstances(model, batch, group, config.timeout_s)
+    path = Path(config.saved) if config.saved else None
+    held = json.loads(from_first("the saved plan", lambda: json.dumps(_saved(path, now)), group, config.timeout_s))
+    if held is not None:
+        kept = Measured.from_dict(held)
+        in_flight = config.in_flight or default_in_flight(group)
+        plan = _plan(kept.profile, kept.cost, in_flight, config.rule)
+        return Measured(now, kept.profile, kept.cost, plan)
+    profile = profile_gradients(
+        model, loss, steps=config.steps, warmup=config.warmup, group=group, timeout_s=config.timeout_s
+    )
+    device = next(model.parameters()).device
+    cost = measure_transfers(
+        largest_bytes=min(LARGEST_BYTES, max(SMALLEST_BYTES, 2 * profile.total_bytes)),
+        limit_s=config.transfer_s,
+        device=device if device.type == "cuda" else "cpu",
+        group=group,
+        timeout_s=config.timeout_s,
+    )
+    plan = _plan(profile, cost, config.in_flight or default_in_flight(group), config.rule)
+    found = Measured(now, profile, cost, plan)
+    if path is not None:
+        import torch.distributed as dist
+
+        if dist.get_rank() == first:
+            save(path, found)
+    return found
+
+
+def _saved(path: Path | None, now: Any) -> dict[str, Any] | None:
+    """What the file holds, where it holds for this moment."""
+    if path is None or not path.exists():
+        return None
+    try:
+        measured = read(path)
+    except CheckpointError as error:
+        _log.warning("%s; measured anew", error)
+        return None
+    reasons = changed(measured, now)
+    if reasons:
+        _log.warning("%s is not used, and measured anew: %s", path, "; ".join(reasons))
+        return None
+    return measured.to_dict()
+
+
+def _plan(profile: Any, cost: Any, in_flight: int, rule: str) -> MergePlan:
+    if rule == OPTIMAL and not takes_cap_list():
+        _log.warning("this torch takes one bucket size only: the best single one is used, not the optimal plan")
+        return single_cap(profile, cost, in_flight)
+    return make_plan(profile, cost, in_flight=in_flight, rule=rule)
