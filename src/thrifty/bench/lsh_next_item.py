@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thrifty.data import NextItems
 
 ALL = ("full", "sampled", "adaptive", "lsh")
-# Hashing at 0.002 is far behind 0.01 after three epochs. The full softmax is started lower, as every one of its steps moves
+# Hashing at 0.002 is far behind 0.01 after three epochs. The full softmax is started lower, as each of its steps moves
 # every class; what is best for it has to be tried with lr.full.
 RATES = {"full": 5e-3, "sampled": 1e-2, "adaptive": 5e-3, "lsh": 1e-2}
 Own = dict[str, dict[str, float]]

@@ -1,8 +1,8 @@
 """How good the first k of a ranking are where a row has several right labels: P@k, PSP@k, nDCG@k, HR@k.
 
 P@k is the share of right ones among the first k; HR@k whether there is one. nDCG@k discounts by place, over what a
-perfect ranking reaches. PSP@k counts a label by the inverse of its propensity, so that rare labels weigh more (Jain, Prabhu &
-Varma, KDD 2016), over the best that could be reached, as the extreme-classification repository reports it.
+perfect ranking reaches. PSP@k counts a label by the inverse of its propensity, so that rare labels weigh more (Jain,
+Prabhu & Varma, KDD 2016), over the best that could be reached, as the extreme-classification repository reports it.
 Rows without a label count in none of them. torchmetrics has no PSP@k, and takes the others a query at a time.
 """
 

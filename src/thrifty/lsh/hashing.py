@@ -100,8 +100,8 @@ def sizes_for(hashing: Hashing, classes: int, features: int, element_bytes: int 
     """Fill in what `hashing` leaves open for a layer of this size.
 
     About `BUCKETS` buckets, or what keeps their mean load within `LOADS`; room for half as many more; as many tables
-    as fit `memory_share` of the weights, at least one and at most 24. Few large buckets find more than many small ones of the
-    same memory: after training the best classes of a query are some 60 degrees away from it.
+    as fit `memory_share` of the weights, at least one and at most 24. Few large buckets find more than many small ones
+    of the same memory: after training the best classes of a query are some 60 degrees away from it.
     """
     base = WTA_SIZE if hashing.family == "wta" else 2
     bits = hashing.bits
