@@ -57,6 +57,7 @@ class Session:
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            exempt=config.exempt,
         )
         self.scheduler: LambdaLR = schedule.make(config.schedule, self.optimizer, steps=steps, warm_up=config.warm_up)
         self.notices: list[str] = []
