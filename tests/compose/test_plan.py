@@ -92,8 +92,8 @@ def test_a_method_without_an_effect_is_named_and_out(batch):
 def test_own_losses_and_optimizers_are_taken(batch):
     made = []
 
-    def make(parameters):
-        made.append(torch.optim.AdamW(parameters, lr=1.0))
+    def make(model):
+        made.append(torch.optim.AdamW(model.parameters(), lr=1.0))
         return made[-1]
 
     model, (x, _) = build(), batch

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thrifty.core.errors import UsageError
+
 if TYPE_CHECKING:
     from thrifty.train import TrainConfig
 
@@ -21,6 +23,9 @@ def train(
     methods: Annotated[
         str, typer.Option(help="Arms beside the baseline: 'reuse', 'a,b' is two arms, 'a+b' one with both, 'a@bf16'.")
     ] = "reuse",
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try methods and precisions first, and train with the best; --methods auto.")
+    ] = False,
     baseline: Annotated[str, typer.Option(help="'dense', or 'none' for the methods alone.")] = "dense",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A setting of a method; repeatable.")
@@ -135,6 +140,10 @@ def _config(given: dict[str, Any]) -> TrainConfig:
     from thrifty.train.defaults import recipe
     from thrifty.train.folder import read_record
 
+    if given.pop("auto", False):
+        if "methods" in given:
+            raise UsageError("--auto chooses the methods: leave out --methods, or add auto to it")
+        given["methods"] = "auto"
     if "recipe" in given:
         given = {**recipe(given.pop("recipe")), **given}
     if "set_" in given:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from thrifty.compose.applied import Applied
 from thrifty.compose.apply import apply_, remove_
 from thrifty.compose.planning import Plan, plan
-from thrifty.compose.trial import PRECISIONS, Combination, LossFn, MakeOptimizer
+from thrifty.compose.trial import PRECISIONS, Combination, LossFn, MakeOptimizer, trainable
 from thrifty.core.config import MethodConfig
 from thrifty.core.counters import Event
 from thrifty.core.errors import CheckpointError, UsageError
@@ -225,4 +225,4 @@ def _alike(optimizer: Optimizer | None) -> MakeOptimizer | None:
     if optimizer is None:
         return None
     kind, settings = type(optimizer), dict(optimizer.defaults)
-    return lambda parameters: kind(parameters, **settings)
+    return lambda model: kind(trainable(model), **settings)

@@ -13,8 +13,6 @@ _HOMES = {
     "merge": ("thrifty.distributed", "MergedGradients"),
     "reuse": ("thrifty.reuse", "Reuse"),
 }
-
-
 _OF_THE_WHOLE_MODEL = {"merge"}
 """Known to `config_type`, and nothing for `apply_`; see `registry.Method.instead`."""
 

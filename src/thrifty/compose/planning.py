@@ -183,8 +183,8 @@ def plan(
         methods: configs to try; the methods that `apply_` knows with their own defaults where None.
         precisions: `none` and `bf16`, or one of them.
         loss_fn: `loss_fn(model, batch)` is the loss; cross-entropy or mean square error where None.
-        make_optimizer: makes the optimizer from parameters, to be timed with the step; its learning rate is set to
-            zero. SGD with momentum where None.
+        make_optimizer: makes the optimizer of a copy of the model, to be timed with the step; its learning rate is set
+            to zero. SGD with momentum where None.
         max_error: gradient error up to which a combination may be called the best.
         budget_s: about how long the timed steps may take together.
         progress: told what is being tried.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from thrifty.core.config import MethodConfig
 from thrifty.core.errors import ModelError, ThriftyError, UsageError
 
 LossFn = Callable[[nn.Module, Any], Tensor]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 PRECISIONS = ("none", "bf16")
 
 
@@ -57,7 +57,7 @@ class Trial:
         model: a stock model in training mode; it is copied.
         batch: what `loss_fn` takes.
         loss_fn: `loss_fn(model, batch)` is the loss of one step.
-        make_optimizer: makes the optimizer over the copy's parameters.
+        make_optimizer: makes the optimizer over the copy's trainable parameters.
 
     Attributes:
         applied: the handle of the methods; None without methods.
@@ -74,7 +74,7 @@ class Trial:
         except Exception as error:  # a model may hold anything
             raise ModelError(f"the model cannot be copied, which trying methods needs: {_words(error)}") from error
         self.batch, self.combination, self._loss_fn = batch, combination, loss_fn
-        self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        self.optimizer = make_optimizer(self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
         self.applied: Applied | None = None
@@ -112,8 +112,9 @@ class Trial:
                 loss = self.loss()
             saved.clear()
             self._backward(loss)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return [torch.zeros(()) if p.grad is None else p.grad.detach().clone() for p in trained], saved.bytes
+        return [
+            torch.zeros(()) if p.grad is None else p.grad.detach().clone() for p in trainable(self.model)
+        ], saved.bytes
 
     def _backward(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -150,9 +151,14 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     return functional.cross_entropy(output.flatten(0, -2) if classes_last else output, targets.flatten())
 
 
-def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+def default_optimizer(model: nn.Module) -> Optimizer:
     """SGD with momentum, in the quickest implementation that torch has."""
-    return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, fused=True)
+    return torch.optim.SGD(trainable(model), lr=0.0, momentum=0.9, fused=True)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of `model` that an optimizer changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:

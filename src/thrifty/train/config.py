@@ -30,7 +30,7 @@ class TrainConfig:
         out: folder of the run; None makes `runs/MODEL-DATA`.
         data_root: folder in which named sets are looked for; None uses THRIFTY_DATA or the cache folder.
         methods: arms, separated by commas; `+` joins methods in one arm, `@bf16`, `@bf16-weights` or `@none`
-            sets its precision.
+            sets its precision; `auto` tries methods and precisions first and takes the best.
         baseline: `dense`, or `none` for method arms only.
         settings: `method.key=value` for the configs of the methods.
         epochs: passes over the training images.

@@ -17,6 +17,7 @@ from thrifty.data import ImageData
 from thrifty.distributed.workers import Workers, joined
 from thrifty.train import events, folder, record
 from thrifty.train.arms import Arm, fit_arms, parse_arms
+from thrifty.train.choice import choose
 from thrifty.train.config import NOT_SETTINGS, TrainConfig
 from thrifty.train.display import Display
 from thrifty.train.interrupt import Interrupted, InterruptWatch
@@ -108,6 +109,9 @@ def _run(
     plan = workers.everywhere(lambda: make_plan(config, arms, turn.data if turn else None, workers))
     settings = {**settings, **plan.facts()}
     _check_alike(workers, settings)
+    shown = console or Console() if workers.first else Console(quiet=True)
+    display = Display(shown, brief=turn is not None)
+    arms, tried = workers.only_first(lambda: choose(plan, arms, earlier, display.say))
     arms = fit_arms(arms, steps=plan.steps)
     if earlier is not None:
         check_settings(out, earlier, settings)
@@ -120,9 +124,8 @@ def _run(
                 folder.clear(out)
 
         workers.only_first(take_folder)
-        content = earlier or record.new_record(arms, settings, command)
-        shown = console or Console() if workers.first else Console(quiet=True)
-        runner = _Runner(plan, arms, content, out, Display(shown, brief=turn is not None))
+        content = earlier or record.new_record(arms, settings, command, tried)
+        runner = _Runner(plan, arms, content, out, display)
         if earlier is not None:
             runner.note_resumption()
         return runner.run(turn.until_epoch if turn else None)
