@@ -30,7 +30,7 @@ ROUNDING = 1e-12
 """Relative; two ends that differ by less are the same."""
 KEPT = 3
 """Pairs of each prefix in the search for a first plan."""
-SHARES = (0.02, 0.1, 0.3, 1.0)
+SHARES = (0.1, 1.0)
 """Of the gap between the least end and that of the first plan: bounds under which an optimum is looked for."""
 
 
