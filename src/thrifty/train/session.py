@@ -107,6 +107,11 @@ class Session:
         rank = self.workers.rank
         seed_generators(self._seed, "training", *([rank] if rank else []), *more)
 
+    def close(self) -> None:
+        """End what runs beside the training; the session is of no use then."""
+        if self._hook is not None:
+            self._hook.close()
+
     def settle(self) -> None:
         """Give all workers the same buffers, and add up what their layers counted; all call it, between epochs."""
         self.workers.sync_buffers(self.model)
