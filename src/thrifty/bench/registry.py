@@ -31,6 +31,7 @@ MODULES = {
     "ad-purdue": "thrifty.bench.ad_purdue",
     "ad-steps": "thrifty.bench.ad_steps",
     "data-throughput": "thrifty.bench.data_throughput",
+    "faults": "thrifty.bench.faults",
     "large-batch": "thrifty.bench.large_batch",
     "lsh-inference": "thrifty.bench.lsh_inference",
     "lsh-kdd17": "thrifty.bench.lsh_kdd17",
