@@ -62,6 +62,10 @@ def train(
     momentum: Annotated[float, typer.Option(help="Of SGD and LARS.", rich_help_panel=_TRAINING)] = 0.9,
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Of SGD.", rich_help_panel=_TRAINING)] = False,
     weight_decay: Annotated[float, typer.Option(help="Of matrices and kernels.", rich_help_panel=_TRAINING)] = 5e-4,
+    exempt: Annotated[
+        str,
+        typer.Option(help="Spared to biases and norms: decay, layer-wise rate, both, none.", rich_help_panel=_TRAINING),
+    ] = "both",
     label_smoothing: Annotated[
         float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_TRAINING)
     ] = 0.0,

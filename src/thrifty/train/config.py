@@ -10,7 +10,7 @@ from thrifty.core.errors import UsageError
 from thrifty.distributed.wire import WIRES
 from thrifty.models.registry import check_name
 from thrifty.train import defaults
-from thrifty.train.optimizers import OPTIMIZERS
+from thrifty.train.optimizers import EXEMPTIONS, OPTIMIZERS
 from thrifty.train.precisions import AMPS
 from thrifty.train.schedule import SCHEDULES
 
@@ -41,7 +41,9 @@ class TrainConfig:
         learning_rate: the peak of the schedule; None takes the network's own.
         momentum: of SGD and LARS.
         nesterov: of SGD.
-        weight_decay: of weight matrices and kernels; biases and normalisation layers have none.
+        weight_decay: of weight matrices and kernels.
+        exempt: what biases and normalisation layers are spared: weight `decay`, the layer-wise `rate` of LARS and LAMB,
+            `both` or `none`.
         label_smoothing: share of the target that is spread over all classes, 0..1.
         amp: `none`, `bf16` for autocast, or `bf16-weights` for weights in 16 bits with fp32 masters too.
         wire: format of gradients between workers: `fp32`, `bf16` or `fp16`.
@@ -80,6 +82,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    exempt: str = "both"
     label_smoothing: float = 0.0
     amp: str = "none"
     wire: str = "fp32"
@@ -181,6 +184,7 @@ _OPTIONAL = {
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "exempt": EXEMPTIONS,
     "amp": AMPS,
     "wire": tuple(WIRES),
     "baseline": ("dense", "none"),

@@ -57,6 +57,7 @@ class Session:
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            exempt=config.exempt,
         )
         self.scheduler: LambdaLR = schedule.make(config.schedule, self.optimizer, steps=steps, warm_up=config.warm_up)
         self.notices: list[str] = []
@@ -105,6 +106,11 @@ class Session:
         """Seed what training draws; workers draw differently, as they see different images."""
         rank = self.workers.rank
         seed_generators(self._seed, "training", *([rank] if rank else []), *more)
+
+    def close(self) -> None:
+        """End what runs beside the training; the session is of no use then."""
+        if self._hook is not None:
+            self._hook.close()
 
     def settle(self) -> None:
         """Give all workers the same buffers, and add up what their layers counted; all call it, between epochs."""
