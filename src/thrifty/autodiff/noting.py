@@ -127,7 +127,9 @@ class Noting:
         if content.wanted:
             # An operation in place on one part, a chunk say, leaves saved values in the other parts as they are.
             staying = [handle for reference in content.handles if (handle := reference()) is not None]
-            moving = [handle for handle in staying if disjoint(handle.place, read.place, content.nbytes)]
+            storage = content.tie()
+            nbytes = storage.nbytes() if storage is not None else 0
+            moving = [handle for handle in staying if disjoint(handle.place, read.place, nbytes)]
             self._moving[id(read)] = moving
             if len(moving) == content.wanted:
                 return
