@@ -41,8 +41,9 @@ def test_it_runs(path, tmp_path):
     words, wanted = SHORT[path.stem]
     chosen = np.random.default_rng(0).integers(1, 50, 300)
     np.savez(tmp_path / "items.npz", items=chosen, offsets=np.arange(0, 301, 10))
+    command = [sys.executable, *LAUNCHER.get(path.stem, []), str(path), *words]
     run = subprocess.run(
-        [sys.executable, *LAUNCHER.get(path.stem, []), str(path), *words], capture_output=True, text=True, cwd=tmp_path, timeout=240,
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", "THRIFTY_DATA": ""},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
