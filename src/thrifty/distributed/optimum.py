@@ -13,7 +13,7 @@ already, and else the latest q and p from which a known plan can still be beaten
 
 Of plans that end at the same time, as all do that compute hides, two things decide. One that ends sooner when
 transfers take longer than measured (`CAUTION`) is better: it leaves nothing to the last moment. And few buckets are
-better, as each costs work that T does not hold: from the last to the first they are joined where that moves neither end.
+better, as each costs work that T does not hold: from last to first they are joined where that moves neither end.
 """
 
 from __future__ import annotations
