@@ -26,7 +26,7 @@ SHORT = {
     "with_transformers": _IMAGES,
 }
 LAUNCHER = {"data_parallel": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
-LINES = 60
+LINES, MOST_LINES = 60, 100
 
 
 def test_every_example_is_run():
@@ -53,7 +53,7 @@ def test_it_runs(path, tmp_path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_is_short_and_says_how_it_is_run(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= LINES
+    assert len(text.splitlines()) <= (LINES if path.stem in NEEDS else MOST_LINES)
     said = ast.get_docstring(ast.parse(text)) or ""
     assert f"examples/{path.name}" in said.splitlines()[0]
     if path.stem in NEEDS:
