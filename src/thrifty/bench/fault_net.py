@@ -8,26 +8,36 @@ import signal
 import torch
 from torch import Tensor, nn
 
-from thrifty.bench.fault_runs import KILL_AT, NAN_AT
+from thrifty.bench.fault_runs import KILL_AT, MORE_BYTES, NAN_AT, STARVE_AT, starve
+
+_TIMES = 4000  # a batch of 8 images of 8 x 8 then takes 131 MB in each of the layers
 
 
 class _Spoil(nn.Module):
-    """In the training steps that the environment names: kills the process, or spoils a pixel of the batch with NaN."""
+    """Strikes in the training steps that the environment names: kills, starves, or spoils a pixel of the batch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.at, self.kill_at = (int(os.environ.get(name, "0")) for name in (NAN_AT, KILL_AT))
         self.steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.steps += self.training
-        if self.training and self.steps == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if not self.training or self.steps != self.at:
+        if not self.training:
             return x
-        spoilt = x.clone()
-        spoilt[self.at % len(x), 0, self.at % x.shape[2], self.at % x.shape[3]] = torch.nan
-        return spoilt
+        self.steps += 1
+        if self.steps == _number(KILL_AT):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == _number(STARVE_AT):
+            large = x.repeat(_TIMES, 1, 1, 1)
+            starve(_number(MORE_BYTES))
+            return large
+        if self.steps == _number(NAN_AT):
+            x = x.clone()
+            x[self.steps % len(x), 0, self.steps % x.shape[2], self.steps % x.shape[3]] = torch.nan
+        return x
+
+
+def _number(name: str) -> int:
+    return int(os.environ.get(name, "0"))
 
 
 def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:

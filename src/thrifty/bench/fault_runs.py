@@ -24,6 +24,7 @@ import numpy as np
 from thrifty.core.errors import ThriftyError
 
 NAN_AT, KILL_AT = "THRIFTY_FAULTS_NAN_AT", "THRIFTY_FAULTS_KILL_AT"
+STARVE_AT, MORE_BYTES = "THRIFTY_FAULTS_STARVE_AT", "THRIFTY_FAULTS_MORE_BYTES"
 ARM = "reuse"
 _WAIT_S = 120.0
 _PRELOADED = (
@@ -53,12 +54,14 @@ class Limits:
 
     Attributes:
         file_bytes: size of the largest file that it can write.
-        more_bytes: address space beyond what it has when it begins.
+        starve_at: the training step whose batch becomes too large for `more_bytes`.
+        more_bytes: address space that it gets in that step, beyond what it has.
         nan_at: the training step whose batch gets a NaN.
         kill_at: the training step in which it kills itself.
     """
 
     file_bytes: int | None = None
+    starve_at: int | None = None
     more_bytes: int | None = None
     nan_at: int | None = None
     kill_at: int | None = None
@@ -161,8 +164,10 @@ def _child(settings: dict[str, Any], limits: Limits, answer: str) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    for name, step in ((NAN_AT, limits.nan_at), (KILL_AT, limits.kill_at)):
-        os.environ[name] = str(step or 0)
+    wanted = {
+        NAN_AT: limits.nan_at, KILL_AT: limits.kill_at, STARVE_AT: limits.starve_at, MORE_BYTES: limits.more_bytes,
+    }  # fmt: skip
+    os.environ.update({name: str(value or 0) for name, value in wanted.items()})
     shown = io.StringIO()
     try:
         with _limited(limits):
@@ -185,22 +190,21 @@ class _limited:
     """Within `with`, the process is under `limits`; soft ones, so that it can tell of it afterwards."""
 
     def __init__(self, limits: Limits) -> None:
-        self._wanted: dict[int, int] = {}
-        if limits.file_bytes is not None:
-            self._wanted[resource.RLIMIT_FSIZE] = limits.file_bytes
-        if limits.more_bytes is not None:
-            self._wanted[resource.RLIMIT_AS] = _address_space_bytes() + limits.more_bytes
-        self._before = {kind: resource.getrlimit(kind) for kind in self._wanted}
+        self._file_bytes = limits.file_bytes
+        self._before = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS)}
 
     def __enter__(self) -> None:
-        for kind, value in self._wanted.items():
-            resource.setrlimit(kind, (value, self._before[kind][1]))
+        if self._file_bytes is not None:
+            kind = resource.RLIMIT_FSIZE
+            resource.setrlimit(kind, (self._file_bytes, self._before[kind][1]))
 
     def __exit__(self, *exception: object) -> None:
         for kind, before in self._before.items():
             resource.setrlimit(kind, before)
 
 
-def _address_space_bytes() -> int:
+def starve(more_bytes: int) -> None:
+    """Let this process have so many bytes of address space beyond those it has."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    return pages * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more_bytes, hard))

@@ -30,7 +30,7 @@ EPOCHS, STEPS_PER_EPOCH = 3, 7
 _STATE_FILES = ("last.pt", "previous.pt")
 # A checkpoint has 46 kB, and three of them stand side by side while one is written.
 _LEAST_DISK_BYTES, _MOST_DISK_BYTES, _ROOM_BYTES = 1 << 14, 150_000, 1 << 26
-_MOST_MEMORY_BYTES = 12_000_000
+_MOST_MEMORY_BYTES = 300_000_000  # the starved step wants more than twice as much
 
 
 @dataclass
@@ -221,7 +221,8 @@ def _memory(drill: Drill) -> None:
     from thrifty.bench.fault_runs import Limits, complete, saved_steps
 
     settings = drill.settings("memory")
-    limits = Limits(more_bytes=drill.draw.randrange(_MOST_MEMORY_BYTES))
+    at = drill.draw.randint(1, EPOCHS * STEPS_PER_EPOCH)
+    limits = Limits(starve_at=at, more_bytes=drill.draw.randrange(_MOST_MEMORY_BYTES))
     drill.judge_end(complete(settings, drill.answer, limits).code)
     drill.judge_resumed(settings, saved_steps(Path(settings["out"])))
 

@@ -112,9 +112,7 @@ def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, Own]:
     return choices, own
 
 
-def compare(
-    data: NextItems, choices: Choices, own: Own, seed: int, console: Console
-) -> list[dict[str, Any]]:
+def compare(data: NextItems, choices: Choices, own: Own, seed: int, console: Console) -> list[dict[str, Any]]:
     """The arms' rows on one set, from one seed."""
     import torch
 

@@ -11,6 +11,7 @@ from thrifty.core.errors import OutOfMemoryError
 _WORDS = (
     "can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory", "out of memory",
     "failed to map segment",
+    "can't start new thread",
 )  # fmt: skip
 # oneDNN says no more than this; with "descriptor" behind it, it is something else.
 _SENTENCES = ("could not create a primitive", "could not create a memory object")
