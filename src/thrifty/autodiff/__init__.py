@@ -4,6 +4,7 @@ from thrifty.autodiff.errors import EscapedValueError, MemoryLimitError, ReplayE
 from thrifty.autodiff.explain import Explanation, explain
 from thrifty.autodiff.fields import curl, derivative, divergence, laplacian
 from thrifty.autodiff.jacobians import hessian, hvp, jacfwd, jacrev
+from thrifty.autodiff.limit import MemoryLimit
 from thrifty.autodiff.operators import grad, jvp, value_and_grad, vjp
 from thrifty.autodiff.training import Checkpointing, checkpointing
 
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpointing",
     "EscapedValueError",
     "Explanation",
+    "MemoryLimit",
     "MemoryLimitError",
     "ReplayError",
     "checkpointing",
