@@ -1,5 +1,6 @@
 """Every combination of the methods trains: to the accuracy of dense, on one process and on two."""
 
+import math
 import statistics
 
 import pytest
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from spawned import run_ranks
 from together_checks import (
     SUBSETS,
+    TESTED,
     gradients,
     images,
     made,
@@ -25,6 +27,7 @@ from thrifty.core.errors import CheckpointError, ModelError, UsageError
 from thrifty.lsh import LazyAdam, LSHSoftmaxLoss
 
 SEEDS = (1, 2, 3)
+EARLY = 0.08  # of the few steps on two ranks, after which dense trainings differ by as much among themselves
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +47,11 @@ def ranks():
 
 @pytest.fixture(scope="module")
 def within_noise(data, alone):
-    """The least accuracy that is dense's: below the mean of some seeds by what they differ among themselves."""
+    """The least accuracy that is dense's: below the mean of some seeds by two standard errors, or three of theirs."""
     found = [alone[()]["accuracy"], *(trained((), data, seed)["accuracy"] for seed in SEEDS)]
     mean, spread = statistics.mean(found), statistics.stdev(found)
-    assert mean > 0.7 and spread < 0.04, found
-    return mean - max(3 * spread, 0.03)
+    assert mean > 0.75 and spread < 0.02, found
+    return mean - max(3 * spread, 2 * math.sqrt(mean * (1 - mean) / TESTED))
 
 
 def same(one, other) -> bool:
@@ -57,12 +60,15 @@ def same(one, other) -> bool:
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda subset: "+".join(subset) or "nothing")
 def test_every_subset_trains_as_well_as_dense(subset, alone, ranks, within_noise):
+    assert alone[subset]["accuracy"] >= within_noise
     for found in (alone[subset], *(rank["subsets"][subset] for rank in ranks)):
-        assert found["accuracy"] >= within_noise
-        assert set(found["saved"]) == {"0", "3"} * ("reuse" in subset) | {"7"} * ("lsh" in subset)
+        assert "".join(found["saved"]) == "03" * ("reuse" in subset) + "7" * ("lsh" in subset)
         assert found["saved"].get("3", True) and found["saved"].get("7", True)  # the first layer's input has no zeros
-        assert (found["recomputed_ops"] or 0) > 0 or "checkpointing" not in subset
+        # Exact reuse keeps so little that the limit may leave it alone.
+        reuse_fits = found is alone[subset] and "reuse" in subset
+        assert "checkpointing" not in subset or found["recomputed_ops"] or reuse_fits
     first, second = (rank["subsets"][subset] for rank in ranks)
+    assert first["accuracy"] == second["accuracy"] >= ranks[0]["subsets"][()]["accuracy"] - EARLY
     assert same(first["weights"], second["weights"]) and first["losses"] != second["losses"]
     assert first["wrapped"] is ("bf16 and merged" in subset)
 
@@ -135,6 +141,8 @@ class Wide(nn.Module):
         return self.head(self.body(x).relu(), y)
 
 
+@pytest.mark.filterwarnings("ignore:hashing 600 classes")  # so few classes are faster dense
+@pytest.mark.filterwarnings("ignore::thrifty.distributed.precision.PrecisionWarning")
 @pytest.mark.parametrize("methods", [[], [thrifty.Precision("bf16")], [thrifty.MemoryLimit(2)]], ids=str)
 def test_lazy_optimizers_take_part(methods):
     model, (x, y) = Wide(), (torch.randn(16, 8), torch.arange(16) * 30)
@@ -169,7 +177,9 @@ def test_what_cannot_go_together_is_refused():
     refused(UsageError, "listed twice", network(), [half, thrifty.Precision()])
     double = [thrifty.Reuse(), thrifty.Precision("bf16")]
     refused(ModelError, "build it in float32", network().double(), double)
-    refused(ModelError, "before torch.compile", torch.compile(network()), [thrifty.Reuse()])
+    compiled = network()
+    compiled.compile(backend="eager")
+    refused(ModelError, r"before model\.compile", compiled, [thrifty.Reuse()])
     refused(UsageError, "holds none", network(), [thrifty.Reuse()], optimizer_of(network()))
 
 

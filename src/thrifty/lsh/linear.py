@@ -89,7 +89,9 @@ class LSHLinear(nn.Linear):
         autocast = torch.is_autocast_enabled(device) and torch.float64 not in (input.dtype, self.weight.dtype)
         if not fits or not input.numel() or not (autocast or input.dtype == self.weight.dtype):
             return super().forward(input)
-        x_RD, weight, bias = input.reshape(-1, self.in_features), self.weight, self.bias
+        x_RD = input.reshape(-1, self.in_features)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if autocast:  # the kernels compute in float32; the answer has the dtype that the stock layer's would have
             x_RD, weight, bias = x_RD.float(), weight.float(), None if bias is None else bias.float()
         with _stages.report_to(self.lsh.seconds), torch.autocast(device, enabled=False):
