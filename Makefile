@@ -1,7 +1,7 @@
 # The entry points of people and CI. Needs Python 3.11 or later and, for the native kernels, a C++17 compiler; all else
 # is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check style types imports kernels bench clean
+.PHONY: help setup build demo test check style types imports kernels bench docs clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -21,6 +21,7 @@ help:
 	@echo "make demo    train a small network twice, dense and with adaptive deep reuse, and compare"
 	@echo "make test    the tests"
 	@echo "make check   style, types, imports, kernels: each a target as well; kernels run under the sanitizers"
+	@echo "make docs    the documentation, into build/site; fails on a broken link"
 	@echo "make bench   the benchmarks, quick; one: make bench NAME=reuse-layers"
 
 .venv/.torch:
@@ -70,6 +71,15 @@ kernels: setup
 
 bench: setup
 	$(if $(NAME),$(bin)/thrifty bench $(NAME),$(bin)/thrifty bench --list)
+
+.venv/.docs: pyproject.toml | .venv/.tools
+	$(pip) install --quiet --no-build-isolation --editable ".[docs]"
+	@touch $@
+
+docs: setup .venv/.docs
+	$(bin)/python tools/docs_tables.py --check
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

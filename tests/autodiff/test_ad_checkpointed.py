@@ -116,7 +116,9 @@ def test_programs_made_by_chance_give_the_bits_of_autograd(data):
     x = torch.linspace(-1, 1, 6, dtype=D)
     expected = plain(f, x)
     for memory in (1, 3, "1MiB"):
-        assert torch.equal(thrifty.grad(f, memory=memory)(x), expected)
+        found = thrifty.grad(f, memory=memory)(x)
+        assert torch.equal(found.isnan(), expected.isnan())  # large programs overflow
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num())
 
 
 class Net(nn.Module):

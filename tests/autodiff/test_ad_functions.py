@@ -131,3 +131,22 @@ def test_functions_inside_checkpointing():
             (found,) = torch.autograd.grad(f(), w)
         assert torch.equal(found, expected)
     assert used.recomputed_ops > 0
+
+
+def test_an_operator_of_ones_own_needs_a_derivative():
+    def double(x):
+        with torch._C._AutoDispatchBelowAutograd():  # as compiled code does
+            return 2 * x
+
+    library = torch.library.Library("thrifty_tests", "DEF")
+    for name in ("stopped", "twice"):
+        library.define(f"{name}(Tensor x) -> Tensor")
+        library.impl(name, double, "CPU")
+    library.impl("stopped", torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_autograd("thrifty_tests::twice", lambda ctx, gradient: 2 * gradient, lib=library)
+    x = torch.ones(3)
+    with pytest.raises(ReplayError, match=r"stopped.*test_ad_functions\.py:\d+.*register_autograd"):
+        thrifty.grad(lambda x: torch.ops.thrifty_tests.stopped(x.sin()).sum(), memory=1)(x)
+    for memory in (1, "log"):
+        found = thrifty.grad(lambda x: torch.ops.thrifty_tests.twice(x.sin()).sum(), memory=memory)(x)
+        assert torch.equal(found, 2 * x.cos())

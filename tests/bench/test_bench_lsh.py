@@ -55,7 +55,9 @@ def test_xmc_networks_and_precision(tmp_path):
     (tmp_path / "x.txt").write_text(f"60 10 6\n{lines}\n")
     rows = read_xc(tmp_path / "x.txt")
     perfect = torch.stack([torch.arange(60) % 5, torch.full((60,), 5), *[torch.full((60,), -1)] * 3], 1)
-    assert lsh_xmc._precision(perfect, rows) == pytest.approx({"p1": 100, "p3": 200 / 3, "p5": 40})
+    found = lsh_xmc._quality(perfect, rows, rows)
+    assert {key: found[key] for key in ("p1", "p3", "p5")} == pytest.approx({"p1": 100, "p3": 200 / 3, "p5": 40})
+    assert [found["psp5"], found["ndcg5"]] == pytest.approx([100, 100])
     for arm in ("dense", "lsh", "lsh, forced"):
         found = lsh_xmc._network(arm, rows, rows, epochs=30)
         assert found["p1"] > 90 and found["fit_s"] > 0

@@ -29,7 +29,7 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     run = thrifty("--help")
     assert run.returncode == 0
-    for command in ("train", "plan", "bench", "simulate", "report", "doctor"):
+    for command in ("train", "plan", "bench", "simulate", "report", "cite", "doctor"):
         assert command in run.stdout
 
 
@@ -62,6 +62,7 @@ def test_unusable_isa_is_wrong_usage() -> None:
         (DataError("no set"), 1, "error: no set\n"),
         (UsageError("size 0"), 2, "error: size 0\n"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'\n"),
+        (MemoryError(), 1, "error: out of memory: free some, or take a smaller batch\n"),
         (typer.Exit(3), 3, ""),
         (KeyboardInterrupt(), 130, ""),
         (typer.Abort(), 1, ""),

@@ -8,7 +8,18 @@ import pytest
 
 import thrifty
 
-HEAVY = ["matplotlib", "PIL", "rich", "typer", "pooch", "triton", "lightning", "transformers", "tensorboard"]
+HEAVY = [
+    "matplotlib",
+    "PIL",
+    "rich",
+    "typer",
+    "pooch",
+    "triton",
+    "lightning",
+    "transformers",
+    "accelerate",
+    "tensorboard",
+]
 LIMIT_S = 0.3
 
 # Not `thrifty.Reuse`: its layers mark what torch.compile must leave alone, and that loads the compiler, as making any

@@ -86,6 +86,7 @@ def test_a_method_without_an_effect_is_named_and_out(batch):
     found = quick(model, batch, precisions=["none"])
     assert found["reuse"].reason == "it changes no layer of this model"
     assert found["reuse"].step_s is None
+    assert "Reuse(linear=True) changes it" in found.layers[1].verdicts["reuse"]  # why, all the same
     assert found.best == "dense"
 
 

@@ -44,6 +44,10 @@ def test_what_is_too_large_for_the_wire_is_infinite_everywhere(found):
     assert all(of_rank["overflowed"] == [True, True] for of_rank in found)
 
 
+def test_an_overflow_on_one_rank_costs_the_step_on_all(found):
+    assert all(of_rank["skipped"] == [True, False, 8.0, 1] for of_rank in found)
+
+
 def test_an_exchange_that_fails_fails_the_backward_pass(found):
     assert all("no way through" in of_rank["failing"] for of_rank in found)
 

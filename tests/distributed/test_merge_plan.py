@@ -9,7 +9,7 @@ from merge_oracle import all_counts, costs, end_of, profiles
 
 from thrifty.core.errors import UsageError
 from thrifty.distributed import GradientProfile, MergePlan, TransferCost, compare, make_plan
-from thrifty.distributed.optimum import optimal_counts
+from thrifty.distributed.optimum import CAUTION, optimal_counts
 from thrifty.distributed.overlap import dear_s, reversed_forward, split_optimum_s
 from thrifty.distributed.rules import RIVALS, capped
 from thrifty.distributed.schedule import timeline
@@ -18,14 +18,28 @@ from thrifty.distributed.schedule import timeline
 @pytest.mark.parametrize("in_flight", [1, 2])
 @settings(max_examples=150, deadline=None)
 @given(profiles(), costs())
-def test_no_plan_ends_earlier_and_none_that_ends_so_early_has_fewer_buckets_by_joining(in_flight, profile, cost):
+def test_no_plan_ends_earlier_and_joining_buckets_would_cost(in_flight, profile, cost):
     counts = optimal_counts(profile, cost, in_flight)
     ends = {tuple(other): end_of(profile, other, cost, in_flight) for other in all_counts(len(profile.names))}
     best = min(ends.values())
     assert ends[tuple(counts)] <= best * (1 + 1e-9)
+    slow = TransferCost(cost.sizes_bytes, *(tuple(CAUTION * t for t in times) for times in (cost.alone_s, cost.both_s)))
+    slowly = end_of(profile, counts, slow, in_flight)
     for k in range(len(counts) - 1):
-        joined = (*counts[:k], counts[k] + counts[k + 1], *counts[k + 2 :])
-        assert ends[joined] > best * (1 - 1e-9)
+        joined = [*counts[:k], counts[k] + counts[k + 1], *counts[k + 2 :]]
+        later = end_of(profile, joined, slow, in_flight) > slowly * (1 - 1e-9)
+        assert later or ends[tuple(joined)] > best * (1 - 1e-9)
+
+
+def test_of_plans_that_compute_hides_the_one_that_leaves_nothing_to_the_last_moment():
+    """Ten gradients that are hidden one by one, or nine at a time just so: slower transfers must not undo the plan."""
+    profile = GradientProfile(
+        tuple(f"p{i}" for i in range(10)), (100,) * 10, tuple(float(i + 1) for i in range(10)), 10.0, 5.0, (0.0,) * 10
+    )
+    cost = TransferCost.linear(0.0, 0.001)
+    counts = optimal_counts(profile, cost)
+    slow = timeline(profile, counts, TransferCost.linear(0.0, 0.0015), 1).over_s
+    assert counts[-1] == 1 and slow == pytest.approx(10.15)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

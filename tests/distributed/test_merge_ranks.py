@@ -77,6 +77,7 @@ def disagreements(tmp_path_factory):
     [
         ("models", "differ in the model's parameters: last.weight (4, 24) torch.float32 and last.weight (4, 25)"),
         ("settings", "differ in the settings of merged gradients"),
+        ("plans", "ranks 0 and 1 differ in the merge plan: per-tensor and single"),
         ("lines", "ranks 0 and 1 differ in things: b0 and b1"),
         ("count", "1 entries and 2"),
         ("no gradient", "spare.weight got no gradient (and 1 more)"),

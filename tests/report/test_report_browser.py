@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -120,3 +121,78 @@ def test_wide_tables_scroll_within_themselves_by_keyboard(browser: Any, report_p
     probe = "const one = document.querySelector('table.wide').parentElement; one.focus();"
     assert browser.execute_script(probe + "return one.scrollWidth > one.clientWidth")
     assert browser.execute_script(probe + "return document.activeElement === one")
+
+
+def pdf_text(browser: Any, folder: Path) -> tuple[int, str]:
+    """Print the page that is shown to A4, and return the number of its pages and their text."""
+    import base64
+    import subprocess
+
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+    path = folder / "page.pdf"
+    path.write_bytes(base64.b64decode(printed["data"]))
+    assert path.read_bytes().startswith(b"%PDF")
+    count = path.read_bytes().count(b"/Type /Page\n")
+    if not shutil.which("pdftotext"):
+        return count, ""
+    run = subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True)
+    return count, run.stdout
+
+
+PRINTED = """
+return [...document.querySelectorAll('table')].map(one => one.getBoundingClientRect().width <= window.innerWidth + 1)
+"""
+
+
+@pytest.mark.parametrize("kind", ["whole", "deep", "hostile"])
+def test_it_prints_whole(browser: Any, report_page: Callable[[str], Path], kind: str, tmp_path: Path) -> None:
+    """On paper nothing can be scrolled to: tables fit, the navigation is gone, dark readers get bright paper."""
+    show(browser, report_page(kind), "desk", "dark")
+    # The width of A4 without its margins, in CSS pixels.
+    size = {"width": 688, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    assert all(browser.execute_script(PRINTED))
+    assert browser.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    count, text = pdf_text(browser, tmp_path)
+    assert 1 <= count <= 12
+    assert not text or ("Do it again" in text and "Multiply-adds" in text)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_tab_goes_through_the_page_in_its_order(browser: Any, report_page: Callable[[str], Path]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report_page("whole"), "desk", "light")
+    probe = (
+        "const one = document.activeElement; return one.className || one.id || one.getAttribute('href') || one.tagName"
+    )
+    found = []
+    for _ in range(12):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        found.append(browser.execute_script(probe))
+    assert found[0] == "skip"
+    assert found[1:6] == ["#arms", "#curves", "#layers", "#moves", "#setup"]
+    assert found.count("scroll") >= 3 and "SUMMARY" in found
+    browser.get(report_page("whole").as_uri())
+    browser.switch_to.active_element.send_keys(Keys.TAB, Keys.ENTER)
+    assert browser.current_url.endswith("#arms")
+
+
+@pytest.mark.parametrize("kind", ["whole", "several", "unfinished"])
+def test_a_screen_reader_hears_names(browser: Any, report_page: Callable[[str], Path], kind: str) -> None:
+    """Every picture, table, region and link has a name in the accessibility tree, and headings go down one by one."""
+    show(browser, report_page(kind), "desk", "light")
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    told = [node for node in nodes if not node.get("ignored")]
+    for role in ("image", "table", "region", "link", "navigation", "figure"):
+        names = [node.get("name", {}).get("value", "") for node in told if node["role"]["value"] == role]
+        assert names and all(names), f"{role} without a name: {names}"
+    levels = [
+        int(entry["value"]["value"])
+        for node in told
+        if node["role"]["value"] == "heading"
+        for entry in node["properties"]
+        if entry["name"] == "level"
+    ]
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in itertools.pairwise(levels))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_outline import Outline
 from rich.console import Console
 
 from thrifty.core.errors import DataError
@@ -19,43 +19,6 @@ from thrifty.report.svg import inline
 PLOT_NAMES = ("accuracy", "loss", "layer-time", "remaining-ratio")
 KINDS = ("whole", "several", "unfinished", "stopped", "untouched", "hostile", "deep", "empty")
 ALL_PLOTS = {f"{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")}
-
-
-class Outline(HTMLParser):
-    """Tags, ids, headings and balance of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.headings: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        named = dict(attrs)
-        if named.get("id"):
-            self.ids.append(str(named["id"]))
-        for key in ("aria-labelledby", "href", "xlink:href"):
-            value = named.get(key) or ""
-            if key == "aria-labelledby" and value:
-                self.references.append(value)
-            elif value.startswith("#"):
-                self.references.append(value[1:])
-        if tag not in ("meta", "link", "br"):
-            self.open.append(tag)
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,7 +66,7 @@ def test_a_new_report_takes_away_plots_that_it_has_not(make_run_dir: Callable[[s
 def test_a_broken_record_leaves_the_old_report(make_run_dir: Callable[[str], Path]) -> None:
     folder = make_run_dir("empty")
     old = write(folder).read_bytes()
-    (folder / "result.json").write_text('{"arms": [', encoding="utf-8")
+    (folder / "result.json").write_text("nothing", encoding="utf-8")
     with pytest.raises(DataError):
         write(folder)
     assert (folder / "report.html").read_bytes() == old

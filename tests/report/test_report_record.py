@@ -69,7 +69,7 @@ def test_a_missing_folder_is_wrong_usage(tmp_path: Path) -> None:
     [
         (None, "missing"),
         (b"", "invalid JSON at line 1, column 1"),
-        (b'{"arms": [\n {"name": "den', "invalid JSON at line 2, column 11"),
+        (b'{"arms" [\n', "invalid JSON at line 1, column 9"),
         (b"\xff\xfe\x00", "cannot be read as text"),
         (b"[1, 2]", "where a JSON object is expected"),
         (b'{"format": 99}', "newer"),

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thrifty.distributed import routes
 from thrifty.distributed.hooks import Wire, attach
+from thrifty.distributed.precision import MixedPrecision, Precision
 
 UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
 ROUNDINGS = {"flat": 2, "hierarchical": 3, "hybrid": 3}
@@ -99,6 +100,23 @@ def overflowed() -> list[bool]:
     return [bool(parameter.grad.isinf().all()) for parameter in model.parameters()]
 
 
+def skipped() -> list[Any]:
+    """Whether each of two fp16 steps was done, the second with an overflow on rank 1 alone; scale and count then."""
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    precision = MixedPrecision(Precision("fp16", init_scale=16.0), model, optimizer, group=dist.group.WORLD)
+    done: list[Any] = []
+    for factor in (1.0, 1e30 if dist.get_rank() == 1 else 1.0):
+        before = copy.deepcopy(model.state_dict())
+        with precision.autocast():
+            y = model(torch.ones(2, 7))
+        precision.zero_grad()
+        precision.backward(y.float().mean() * factor)
+        done.append(precision.step())
+        assert done[-1] != all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    return [*done, precision.state_dict()["scaler"]["scale"], precision.skipped]
+
+
 def failing() -> str:
     """What a backward pass raises when its exchange fails."""
     model = nn.Linear(3, 2)
@@ -157,6 +175,7 @@ def everything() -> dict[str, Any]:
     found["detected"] = routes.detect_groups()
     found["plain"], found["feedback"] = repeated(False), repeated(True)
     found["overflowed"] = overflowed()
+    found["skipped"] = skipped()
     found["failing"] = failing()
     found["of some"] = of_some() if ranks == 4 else None
     return found

@@ -143,12 +143,23 @@ def disagreements(rank: int) -> dict[str, str]:
     ))  # fmt: skip
     note("lines", lambda: check_same("things", ["a", f"b{rank}"], None, 20.0))
     note("count", lambda: check_same("things", ["a"] * (1 + rank), None, 20.0))
+    note("plans", lambda: hand_over(model, one_bucket(model) if rank else one_each(model)))
     note("first fails", lambda: from_first("a thing", fail, None, 20.0))
     note("still there", lambda: check_same("things", ["a"], None, 20.0))
     wrapped = nn.parallel.DistributedDataParallel(model)
     note("wrapped", lambda: data_parallel(wrapped, lambda: loss_of(model, x, y), QUICK))
     note("two groups", lambda: _in_group(rank))
     return found
+
+
+def one_bucket(model: nn.Module) -> MergePlan:
+    names = [name for name, _ in model.named_parameters()]
+    return MergePlan((tuple(names),), (0,), 0.0, "single", 2)
+
+
+def one_each(model: nn.Module) -> MergePlan:
+    names = [name for name, _ in model.named_parameters()]
+    return MergePlan(tuple((name,) for name in names), (0,) * len(names), 0.0, "per-tensor", 2)
 
 
 def fail() -> str:

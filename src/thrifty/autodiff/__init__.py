@@ -2,6 +2,7 @@
 
 from thrifty.autodiff.errors import EscapedValueError, MemoryLimitError, ReplayError
 from thrifty.autodiff.explain import Explanation, explain
+from thrifty.autodiff.explain_step import StepExplanation
 from thrifty.autodiff.fields import curl, derivative, divergence, laplacian
 from thrifty.autodiff.jacobians import hessian, hvp, jacfwd, jacrev
 from thrifty.autodiff.limit import MemoryLimit
@@ -15,6 +16,7 @@ __all__ = [
     "MemoryLimit",
     "MemoryLimitError",
     "ReplayError",
+    "StepExplanation",
     "checkpointing",
     "curl",
     "derivative",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from thrifty.autodiff.planner import Planner
-from thrifty.autodiff.planning import Plan
+from thrifty.autodiff.planning import Plan, expected, least_bytes
 from thrifty.autodiff.rematerialise import Store
 from thrifty.autodiff.trace import Trace
 from thrifty.autodiff.values import Content, Node
@@ -22,6 +22,7 @@ class Course:
         contents: weak references to what they made, by index.
         backward: the step has begun to go backward.
         plan: what is followed, or None. trace: what is noted, or None.
+        route: what backward follows; on the first step, a plan made when backward begins, if the limit was reached.
     """
 
     def __init__(self, store: Store, planner: Planner | None) -> None:
@@ -30,7 +31,9 @@ class Course:
         self.contents: list[weakref.ref[Content]] = []
         self.backward = False
         self.plan: Plan | None = None
+        self.route: Plan | None = None
         self.trace: Trace | None = None
+        store.least_bytes = self._least_bytes
         self._block = self._at = 0
         self._swept = False
         self._evicted = 0
@@ -39,12 +42,12 @@ class Course:
         """A step begins."""
         store = self.store
         self.count, self.contents, self.backward = 0, [], False
-        self.plan = self.trace = None
+        self.plan = self.route = self.trace = None
         self._block, self._swept, self._evicted = 1 << 60, False, store.evicted
         store.ahead = None
         store.begin()
         if self.planner is not None:
-            self.plan = self.planner.plan
+            self.plan = self.route = self.planner.plan
             self.trace = Trace() if self.plan is None else None
 
     def end(self) -> None:
@@ -94,7 +97,7 @@ class Course:
         """The step does something else than the plan foresaw: the online rule takes over."""
         assert self.planner is not None
         self.planner.left()
-        self.plan = None
+        self.plan = self.route = None
         self.store.ahead = None
 
     def keeps(self, content: Content) -> bool:
@@ -124,20 +127,22 @@ class Course:
             self.backward = True
             if self.trace is not None:
                 store = self.store
-                self.trace.outside_bytes = store.live_bytes - store.gradient_bytes - store.kept_bytes()
+                self.trace.outside_bytes = max(0, store.live_bytes - store.gradient_bytes - store.kept_bytes())
+                if self.planner is not None and store.evicted > self._evicted:
+                    self.route = self.planner.guess(self.trace)
         self._at = at
-        plan = self.plan
-        if plan is not None:
-            block = plan.block[min(at, len(plan.block) - 1)]
+        route = self.route
+        if route is not None:
+            block = route.block[min(at, len(route.block) - 1)]
             if block < self._block:
-                self._enter(plan, block)
+                self._enter(route, block)
 
     def make(self, content: Content) -> Tensor:
         """The content, which is not kept; where a plan is followed, with it what else this block needs."""
         others: list[Content] = []
-        if self.plan is not None and not self._swept:
+        if self.route is not None and not self._swept:
             self._swept = True
-            found: Any = (self.contents[index]() for index in self.plan.at[self._block] if index < len(self.contents))
+            found: Any = (self.contents[index]() for index in self.route.at[self._block] if index < len(self.contents))
             others = [one for one in found if one is not None and one.kept is None]
         return self.store.get(content, others)
 
@@ -154,6 +159,12 @@ class Course:
         for content in list(store.kept.values()):
             if content.index not in ahead and content.index < known and store.may_go(content):
                 store.drop(content)
+
+    def _least_bytes(self) -> int | None:
+        """The least limit that would do for this step, as far as it is known."""
+        if self.trace is None or not self.backward:
+            return None
+        return least_bytes(expected(self.trace), 8 * max(self.store.peak_bytes, 1))
 
     def counted_backward(self) -> None:
         """An operation of backward has run: note what backward holds."""

@@ -73,6 +73,11 @@ def _applied(function: Any, *args: Any, **kwargs: Any) -> Any:
             "or under two levels: write it with torch operations, or register it with torch.library.custom_op "
             f"({user_line()})"
         )
+    if any(callable(one) and not isinstance(one, Tensor) for one in (*args, *kwargs.values())):
+        raise ReplayError(
+            f"{function.__name__} is given a function, whose state a replay would not find as it was: give it tensors "
+            f"({user_line()})"
+        )
     before = torch.default_generator.get_state()
     with _pop_mode_temporarily():
         result = _original(function, args, kwargs)

@@ -12,6 +12,7 @@ import torch
 
 from thrifty.autodiff.budget import Memory, parse_memory
 from thrifty.autodiff.checkpointed import Account, CheckpointedRun, Lengths
+from thrifty.autodiff.explain_step import StepExplanation, explain_step
 from thrifty.autodiff.meter import LiveMeter
 from thrifty.autodiff.revolve import forward_steps
 from thrifty.autodiff.trees import Call, check_scalar
@@ -87,8 +88,10 @@ class Explanation:
         figure.savefig(path)
 
 
-def explain(f: Callable[..., Any], *args: Any, memory: Memory, argnum: int = 0) -> Explanation:
+def explain(f: Callable[..., Any], *args: Any, memory: Memory, argnum: int = 0) -> Explanation | StepExplanation:
     """Take the gradient of f at args twice, with `memory` and without, and tell what happened.
+
+    Without args, f is a training step, which calls `backward()` itself: see `explain_step`.
 
     Args:
         f: returns a real scalar tensor.
@@ -98,6 +101,8 @@ def explain(f: Callable[..., Any], *args: Any, memory: Memory, argnum: int = 0) 
     Raises:
         UsageError: memory is None, and whatever `thrifty.grad` raises.
     """
+    if not args:
+        return explain_step(f, memory)
     budget = parse_memory(memory)
     if budget is None:
         raise UsageError("explain: memory=None has no plan to explain; give bytes, 'log' or a number of snapshots")

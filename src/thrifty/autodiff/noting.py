@@ -127,9 +127,9 @@ class Noting:
         if content.wanted:
             # An operation in place on one part, a chunk say, leaves saved values in the other parts as they are.
             staying = [handle for reference in content.handles if (handle := reference()) is not None]
-            storage = content.tie()  # its own size: a storage that the step found counts for no bytes
-            assert storage is not None  # it is about to be written to
-            moving = [handle for handle in staying if disjoint(handle.place, read.place, storage.nbytes())]
+            storage = content.tie()
+            nbytes = storage.nbytes() if storage is not None else 0
+            moving = [handle for handle in staying if disjoint(handle.place, read.place, nbytes)]
             self._moving[id(read)] = moving
             if len(moving) == content.wanted:
                 return

@@ -29,6 +29,20 @@ UNDECLARED_WRITES = {
     "aten::cudnn_batch_norm": (3, 4),
     "aten::miopen_batch_norm": (3, 4),
 }
+_VARIANT = "torch takes this variant, which has no derivative, where nothing requires one, as in a recorded run"
+# operators that cannot be recorded where a derivative is wanted -> why
+UNDERIVED = {
+    "aten::_embedding_bag_forward_only": f"{_VARIANT}: look rows up with index_select",
+    "aten::_transformer_encoder_layer_fwd": f"{_VARIANT}: set enable_nested_tensor=False and call train(), dropout 0",
+    "aten::_native_multi_head_attention": f"{_VARIANT}: call train(), with dropout 0",
+    "torch_nn::_linear_cross_entropy_batch_chunked": f"{_VARIANT}: give cross_entropy the product itself",
+}
+# operators whose results do not depend on the values of their arguments
+FRESH = {
+    "aten::empty_like", "aten::zeros_like", "aten::ones_like", "aten::full_like", "aten::rand_like",
+    "aten::randn_like", "aten::randint_like", "aten::new_empty", "aten::new_empty_strided", "aten::new_zeros",
+    "aten::new_ones", "aten::new_full",
+}  # fmt: skip
 # operators that yield memory which nobody has written to yet
 UNSET = {
     "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::empty_permuted", "aten::new_empty",
@@ -55,11 +69,27 @@ class Operation:
         refusal: why it cannot be recorded, or None.
         is_detach: it is `detach`, which stops derivatives when the user calls it.
         unset: yields memory that is still to be written. views: yields a view, reading nothing.
+        fresh: its results do not depend on the values of its arguments.
+        underived: why it cannot be recorded where a derivative is wanted, or None.
+        checked: somebody's own operator: a replay makes sure that it does have a derivative.
     """
 
     __slots__ = (
-        "changes", "function", "is_detach", "name", "overwrites", "random", "refusal", "silent", "unset", "views",
-        "writes", "writes_by_name",
+        "changes",
+        "checked",
+        "fresh",
+        "function",
+        "is_detach",
+        "name",
+        "overwrites",
+        "random",
+        "refusal",
+        "silent",
+        "underived",
+        "unset",
+        "views",
+        "writes",
+        "writes_by_name",
     )  # fmt: skip
 
     def __init__(self, function: Any) -> None:
@@ -76,6 +106,9 @@ class Operation:
         self.random = torch.Tag.nondeterministic_seeded in function.tags
         self.is_detach = function is torch.ops.aten.detach.default
         self.unset = self.name in UNSET
+        self.fresh = self.name in FRESH
+        self.underived = UNDERIVED.get(self.name)
+        self.checked = "::" in self.name and not self.name.startswith("aten::")
         self.views = not written and any(r.alias_info is not None for r in schema.returns)
         yields = any("Tensor" in str(r.type) for r in schema.returns)
         self.silent = not yields and not written and self.refusal is None

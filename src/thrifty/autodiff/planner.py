@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from thrifty.autodiff.planning import Plan, make_plan
+from thrifty.autodiff.planning import Plan, expected, make_plan
 from thrifty.autodiff.trace import Trace
 
 _TRIES = 5
@@ -35,6 +35,14 @@ class Planner:
         self._target = limit_bytes
         self._tries = 0
         self._equal, self._wanted = 0, 1  # equal pairs of steps in a row, and how many are wanted
+        self._guessed = False
+
+    def guess(self, trace: Trace) -> Plan | None:
+        """A plan for the way back of a first step, none of which is known yet. None for later ones: they differ."""
+        if self._guessed:
+            return None
+        self._guessed = True
+        return make_plan(expected(trace), self.limit_bytes)
 
     def noted(self, trace: Trace) -> None:
         """A step was noted from its beginning to its end."""

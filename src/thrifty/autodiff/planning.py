@@ -15,7 +15,7 @@ Cost: n^2 / 2 pairs of n <= 40 blocks, at `SLOTS` sizes of room each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Plan:
     """What to hold when.
 
     Attributes:
-        operations, nbytes: of the step that it is made for.
+        operations, makes, nbytes: of the step that it is made for.
         block: of each operation, and one more for the end.
         forward: per content, is it kept in the forward pass?
         at: per block, the contents that are at hand while it is reversed.
@@ -41,6 +41,7 @@ class Plan:
     """
 
     operations: list[Operation]
+    makes: list[tuple[int, ...]]
     nbytes: list[int]
     block: list[int]
     forward: list[bool]
@@ -48,6 +49,19 @@ class Plan:
     again_s: float
     forward_s: float
     peak_bytes: int
+
+
+def expected(trace: Trace) -> Trace:
+    """The trace with a guess of what backward holds at the operations that it has not come to yet.
+
+    A guess for those is three times the largest content there: a gradient that comes in, one that goes out, and one
+    that is added to it.
+    """
+    guess = {}
+    for at, reads in enumerate(trace.reads):
+        sizes = [trace.nbytes[content] for content in (*reads, *trace.makes[at])]
+        guess[at] = trace.gradient_bytes.get(at, 3 * max(sizes, default=0))
+    return replace(trace, gradient_bytes=guess)
 
 
 def make_plan(trace: Trace, limit_bytes: int) -> Plan | None:
@@ -73,7 +87,7 @@ def least_bytes(trace: Trace, most_bytes: int) -> int | None:
     blocks = cut(trace)
     table = _Table(blocks, most_bytes)
     possible = np.flatnonzero(np.isfinite(table.cost[0][blocks.count - 1]))
-    return int(possible[0]) * table.slot + trace.outside_bytes if len(possible) else None
+    return (int(possible[0]) + 1) * table.slot + trace.outside_bytes if len(possible) else None
 
 
 class _Table:
@@ -144,7 +158,7 @@ class _Table:
         block = np.minimum(np.searchsorted(np.array(blocks.starts), operations, side="right") - 1, count - 1)
         peak = max(blocks.size(held) + nbytes for held, nbytes in zip(at, blocks.backward_bytes, strict=True))
         return Plan(
-            trace.operations, trace.nbytes, block.tolist(), forward.tolist(),
+            trace.operations, trace.makes, trace.nbytes, block.tolist(), forward.tolist(),
             [set(map(int, np.flatnonzero(held))) for held in at],
             float(self.cost[0][count - 1][-1]), float(blocks.forward_s.sum()), peak + trace.outside_bytes,
         )  # fmt: skip

@@ -54,7 +54,7 @@ class Template:
         self.picks, self.aliases, self.writes = form.picks, form.aliases, form.writes
         self.active, self.stops = form.active, form.stops
         simple = form.aliases == (-1,) and not form.picks and not form.writes
-        self.plain = simple and form.active and not form.stops
+        self.plain = simple and form.active and not form.stops and not operation.checked
 
 
 class Form(NamedTuple):

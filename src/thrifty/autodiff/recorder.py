@@ -104,11 +104,13 @@ class Recorder(Registers, TorchDispatchMode):
             self._before_random(args, kwargs)
         stops = derivatives_stop()
         active = False
-        if not stops:
+        if not stops and not op.fresh:
             for cell in cells:
                 if cell.active:
                     active = True
                     break
+            if active and op.underived is not None:
+                raise ReplayError(f"{op.name} cannot be recorded: {op.underived} ({user_line()})")
         if op.is_detach:
             cell = cells[0]
             if cell.active:
@@ -167,7 +169,12 @@ class Recorder(Registers, TorchDispatchMode):
         for at, tensor in enumerate(outputs):
             if not isinstance(tensor, Tensor):
                 continue
-            storage = tensor.untyped_storage()
+            try:
+                storage = tensor.untyped_storage()
+            except (RuntimeError, NotImplementedError):
+                raise ReplayError(
+                    f"{op.name} makes a {tensor.layout} tensor, which has no plain storage to record ({user_line()})"
+                ) from None
             cell = self._cells.get(id(storage))
             if cell is None:
                 register = self._new_cell(storage, tensor, active)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Store:
         handles: how many saved tensors of the autograd graph are alive.
         cells: id of a storage -> what is known of it.
         kept: the contents that are held.
+        least_bytes: asked for the least limit that would do, when one is too small.
         ahead: indices of the contents to keep while some are made again, by plan; None without one.
     """
 
@@ -52,6 +53,7 @@ class Store:
         self.cells: dict[int, Tie] = {}
         self.kept: dict[int, Content] = {}
         self.ahead: set[int] | None = None
+        self.least_bytes: Callable[[], int | None] | None = None
         self._busy: set[int] = set()
         self._asked: int | None = None
 
@@ -115,7 +117,7 @@ class Store:
         for content in list(self.kept.values()):
             if not content.wanted:
                 self.drop(content)
-        for tie in list(self.cells.values()):  # what is let go may take others with it
+        for tie in list(self.cells.values()):
             if isinstance(tie.content, Content) and not tie.content.wanted:
                 tie.content = None
 
@@ -241,10 +243,11 @@ class Store:
             self.evicted += 1
         needed = self.live_bytes + nbytes
         if needed > limit * (1 + TOLERANCE):
+            least = max(needed, (self.least_bytes() if self.least_bytes is not None else None) or 0)
             raise MemoryLimitError(
                 f"memory={limit} bytes is too small for this step: with all that can be let go, {needed} bytes are in "
-                f"use ({user_line()})",
-                needed_bytes=needed,
+                f"use ({user_line()}); give it about {least} bytes",
+                needed_bytes=least,
             )
 
     def enforce_most(self) -> None:

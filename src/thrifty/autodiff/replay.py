@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thrifty.autodiff.context import library_code
+from thrifty.autodiff.errors import ReplayError
 from thrifty.autodiff.levels import open_levels
 from thrifty.autodiff.operations import flat_outputs
 from thrifty.autodiff.program import Instruction, Program, Step, Template
@@ -83,6 +84,8 @@ def _run_other(
             result = template.call(registers, inputs, numbers)
     else:
         result = template.call(registers, inputs, numbers)
+    if template.operation.checked and template.active and not template.stops:
+        _check_derivative(template, [registers[register] for register in inputs], result)
     if template.picks:
         flat = flat_outputs(result)
         for register, at in zip(outputs, template.picks, strict=True):
@@ -99,6 +102,18 @@ def _run_other(
     for register, alias in zip(outputs, template.aliases, strict=True):
         if alias >= 0:
             roots[register] = roots.get(inputs[alias], inputs[alias])
+
+
+def _check_derivative(template: Template, given: list[Any], result: Any) -> None:
+    """Raise ReplayError if somebody's own operator lets derivatives in and none out."""
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in given):
+        return
+    made = [one for one in flat_outputs(result) if isinstance(one, Tensor) and _differentiable(one)]
+    if made and not any(tensor.requires_grad for tensor in made):
+        raise ReplayError(
+            f"{template.operation.name} ({template.line}) has no derivative: give it one with "
+            "torch.library.register_autograd, or call it on x.detach()"
+        )
 
 
 def _administer(program: Program, state: State, freed: tuple[int, ...], random: int | None) -> None:

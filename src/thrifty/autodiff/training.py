@@ -51,6 +51,8 @@ class Checkpointing(Noting, TorchDispatchMode):
     evicted = property(lambda self: self._store.evicted, doc="Contents let go.")
     plan = property(lambda self: self._planner.plan if self._planner else None, doc="The plan for the next step.")
 
+    proven = property(lambda self: bool(self._planner and self._planner.proven), doc="The plan was seen to hold.")
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else torch wraps the handler, at two microseconds a call

@@ -55,7 +55,7 @@ class Plain(nn.Module):
 class Recurrent(nn.Module):
     """An LSTM cell over time."""
 
-    def __init__(self, width: int = 512) -> None:
+    def __init__(self, width: int = 256) -> None:
         super().__init__()
         self.cell = nn.LSTMCell(width, width)
         self.head = nn.Linear(width, 10)
@@ -176,7 +176,7 @@ class Flow(nn.Module):
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn": (Plain, (16, 3, 32, 32)),
     "resnet": (Residual, (16, 3, 32, 32)),
-    "lstm": (Recurrent, (32, 64, 512)),
+    "lstm": (Recurrent, (64, 64, 256)),
     "treelstm": (Tree, (32, 64, 256)),
     "transformer": (Encoder, (8, 128, 256)),
     "unet": (UNet, (8, 3, 32, 32)),

@@ -9,7 +9,6 @@ import copy
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from thrifty.data import ImageBatches, ImageData, ImageSplit, load_images
 from thrifty.data.subset import stratified
 from thrifty.reuse import freeze, frozen_report
 from thrifty.reuse.frozen_chains import find_chains, fold_norms
-from thrifty.train import checkpoint
+from thrifty.train.folder import load_weights
 
 CALIBRATION_BATCHES = 8
 
@@ -76,9 +75,7 @@ def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     model = thrifty.models.build(
         request["network"], num_classes=len(data.classes), in_channels=data.channels, image_size=data.image_size
     )
-    state, _ = checkpoint.load(Path(request["folder"]) / "checkpoints" / "dense")
-    assert state is not None, "the parent process has trained it"
-    model.load_state_dict(state["model"])
+    model.load_state_dict(load_weights(request["folder"]))
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from thrifty.data import NextItems
 
 ALL = ("full", "sampled", "adaptive", "lsh")
+# Hashing at 0.002 is far behind 0.01 after three epochs. The full softmax is started lower, as each of its steps moves
+# every class; what is best for it has to be tried with lr.full.
+RATES = {"full": 5e-3, "sampled": 1e-2, "adaptive": 5e-3, "lsh": 1e-2}
+Own = dict[str, dict[str, float]]
 QUICK: dict[str, Any] = {"sets": ("beauty-54k",), "epochs": 0.04, "looks": 50, "users": 1000}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What `--set` may choose; `epochs.ARM` are those of one arm.
+    """What `--set` may choose; `epochs.ARM` are those of one arm, `lr.ARM` its learning rate.
 
     Attributes:
         sets: names of next-item sets.
@@ -40,7 +44,7 @@ class Choices:
         looks: at the validation items in an epoch.
         users: asked at each look, drawn once.
         seeds: how many, from 0.
-        history, features, batch, lr, active, tail, samples: see `next_item_arms.Recipe`.
+        history, features, batch, active, tail, samples: see `next_item_arms.Recipe`.
     """
 
     sets: tuple[str, ...] = ("beauty-54k", "games-24k", "sports-18k")
@@ -52,7 +56,6 @@ class Choices:
     history: int = 20
     features: int = 64
     batch: int = 256
-    lr: float = 2e-3
     active: int = 512
     tail: int = 1024
     samples: int = 2048
@@ -63,7 +66,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
     """Train every arm on every set; quick trains a part of an epoch on one set."""
     from thrifty.data import load_next_items
 
-    choices, own_epochs = _choices(quick, options)
+    choices, own = _choices(quick, options)
     rows: list[dict[str, Any]] = []
     summary = {}
     for name in choices.sets:
@@ -71,7 +74,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
         console.print(f"{name}: {data.count - 1:,} items, {len(data.offsets) - 1:,} users")
         of_set = []
         for seed in range(choices.seeds):
-            of_set += compare(data, choices, own_epochs, seed, console)
+            of_set += compare(data, choices, own, seed, console)
         rows += [{"data": name, **row} for row in of_set]
         summary[name] = _summary(of_set)
     columns = (
@@ -85,10 +88,10 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
         "best_valid_ndcg10",
         "train_s",
     )
-    return BenchResult({**asdict(choices), "own_epochs": own_epochs, "quick": quick}, rows, summary, columns)
+    return BenchResult({**asdict(choices), "own": own, "quick": quick}, rows, summary, columns)
 
 
-def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, dict[str, float]]:
+def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, Own]:
     choices, dotted = read_options(Choices, options)
     if quick:
         given = {word.partition("=")[0] for word in options}
@@ -96,33 +99,35 @@ def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, dict[str, fl
     unknown = set(choices.arms) - set(ALL)
     if unknown:
         raise UsageError(f"--set arms: no arm is called {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")
-    own = {}
+    own: Own = {"epochs": {}, "lr": dict(RATES)}
     for key, value in dotted.items():
         what, _, arm = key.partition(".")
-        if what != "epochs" or arm not in choices.arms or not isinstance(value, int | float) or value <= 0:
-            raise UsageError(f"--set {key}={value}: write epochs.ARM=NUMBER, ARM one of {', '.join(choices.arms)}")
-        own[arm] = float(value)
-    if choices.epochs <= 0 or choices.looks <= 0 or choices.users < 1 or choices.seeds < 1:
-        raise UsageError("--set epochs, looks, users and seeds must be above 0")
+        if what not in own or arm not in choices.arms or not isinstance(value, int | float) or value <= 0:
+            raise UsageError(
+                f"--set {key}={value}: write epochs.ARM=NUMBER or lr.ARM=NUMBER, ARM one of {', '.join(choices.arms)}"
+            )
+        own[what][arm] = float(value)
+    if not choices.arms or choices.epochs <= 0 or choices.looks <= 0 or choices.users < 1 or choices.seeds < 1:
+        raise UsageError("--set arms must name one, and epochs, looks, users and seeds must be above 0")
     return choices, own
 
 
-def compare(
-    data: NextItems, choices: Choices, own_epochs: Mapping[str, float], seed: int, console: Console
-) -> list[dict[str, Any]]:
+def compare(data: NextItems, choices: Choices, own: Own, seed: int, console: Console) -> list[dict[str, Any]]:
     """The arms' rows on one set, from one seed."""
     import torch
 
     from thrifty.bench.next_item_arms import Order, Recipe, Trained
 
     given = asdict(choices)
-    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name != "seed"}, seed=seed)
+    shared = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
+    recipes = {name: Recipe(**shared, lr=own["lr"][name], seed=seed) for name in choices.arms}
+    recipe = next(iter(recipes.values()))
     held_out = {split: data.held_out(split, recipe.history) for split in ("valid", "test")}
     # The same users, drawn once, for every look: all of them would take longer than the training.
     some = torch.randperm(len(data.offsets) - 1, generator=torch.Generator().manual_seed(2))[: choices.users]
     asked = held_out["valid"][0][some], held_out["valid"][1][some]
-    arms = {name: (Trained(name, data.count, recipe), Order(data, recipe)) for name in choices.arms}
-    ends = {name: own_epochs.get(name, choices.epochs) for name in arms}
+    arms = {name: (Trained(name, data.count, mine), Order(data, mine)) for name, mine in recipes.items()}
+    ends = {name: own["epochs"].get(name, choices.epochs) for name in arms}
     for turn in range(math.ceil(max(ends.values()) * choices.looks)):
         for name, (arm, order) in arms.items():
             if turn / choices.looks >= ends[name]:

@@ -48,8 +48,8 @@ def run(quick: bool, console: Console, data_root: Path | None = None) -> BenchRe
         console.print(f"{name}: {len(train):,} rows, {train.classes} labels")
         for arm in ("dense", "lsh", "lsh, forced"):
             rows.append({"data": name, "method": arm, **_network(arm, train, test, 2 if quick else epochs)})
-        for method, fit in _peers(paths).items():
-            rows.append({"data": name, "method": method, **_peer(fit, test)})
+        for method, fit in _peers(paths, test).items():
+            rows.append({"data": name, "method": method, **_peer(fit, train, test)})
     summary = {
         name: {
             "p1_delta": _of(rows, name, "lsh")["p1"] - _of(rows, name, "dense")["p1"],
@@ -95,37 +95,39 @@ def _network(arm: str, train: SparseRows, test: SparseRows, epochs: int) -> dict
     with torch.no_grad():
         hidden = body(bag(test.indices, test.offsets, per_sample_weights=test.values))
         top = head.scores(hidden).topk(5, dim=1).indices
-    return {**_precision(top, test), "fit_s": fit_s, "epochs": epochs}
+    return {**_quality(top, train, test), "fit_s": fit_s, "epochs": epochs}
 
 
-def _precision(top: Tensor, test: SparseRows) -> dict[str, float]:
-    """P@1, P@3 and P@5 in percent of the rows that have labels."""
-    import torch
+def _quality(top: Tensor, train: SparseRows, test: SparseRows) -> dict[str, float]:
+    """P@k, PSP@k and nDCG@k in percent of the rows that have labels."""
+    from thrifty.data.ranking import Ranking, propensities
 
-    rows = torch.repeat_interleave(torch.arange(len(test)), test.label_offsets.diff())
-    true = torch.zeros(len(test), test.classes, dtype=torch.bool)
-    true[rows, test.labels] = True
-    hits = true.gather(1, top.clamp(min=0)) & (top >= 0)
-    counts = test.label_offsets.diff() > 0
-    return {f"p{k}": 100 * float(hits[counts, :k].float().mean()) for k in (1, 3, 5)}
+    ranking, propensity = Ranking(top, test), propensities(train.labels, train.classes, len(train))
+    return {
+        **{f"p{k}": 100 * ranking.precision(k) for k in (1, 3, 5)},
+        **{f"psp{k}": 100 * ranking.psp(k, propensity) for k in (1, 3, 5)},
+        "ndcg5": 100 * ranking.ndcg(5),
+    }
 
 
-def _peers(paths: list[Path]) -> dict[str, Any]:
+def _peers(paths: list[Path], test: SparseRows) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if importlib.util.find_spec("napkinxc"):
         found["napkinXC PLT"] = lambda: _napkin(paths, "PLT")
         found["napkinXC BR"] = lambda: _napkin(paths, "BR")
+    if importlib.util.find_spec("omikuji"):
+        found["omikuji"] = lambda: _omikuji(paths, test)
     return found
 
 
-def _peer(fit: Any, test: SparseRows) -> dict[str, Any]:
+def _peer(fit: Any, train: SparseRows, test: SparseRows) -> dict[str, Any]:
     import torch
 
     predicted, fit_s = fit()
     top = torch.full((len(test), 5), -1, dtype=torch.int64)
     for row, labels in enumerate(predicted):
         top[row, : len(labels[:5])] = torch.tensor(labels[:5], dtype=torch.int64)
-    return {**_precision(top, test), "fit_s": fit_s, "epochs": None}
+    return {**_quality(top, train, test), "fit_s": fit_s, "epochs": None}
 
 
 def _napkin(paths: list[Path], kind: str) -> tuple[list[list[int]], float]:
@@ -147,3 +149,26 @@ def _napkin(paths: list[Path], kind: str) -> tuple[list[list[int]], float]:
         model.fit(x, y)
         fit_s = time.perf_counter() - start
         return [list(labels) for labels in model.predict(x_test, top_k=5)], fit_s
+
+
+def _omikuji(paths: list[Path], test: SparseRows) -> tuple[list[list[int]], float]:
+    import gzip
+    import shutil
+
+    import omikuji
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / paths[0].stem
+        with gzip.open(paths[0]) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        settings = omikuji.Model.default_hyper_param()
+        start = time.perf_counter()
+        model = omikuji.Model.train_on_data(str(plain), settings, torch.get_num_threads())
+        fit_s = time.perf_counter() - start
+        answers = []
+        for row in range(len(test)):
+            span = slice(int(test.offsets[row]), int(test.offsets[row + 1]))
+            pairs = list(zip(test.indices[span].tolist(), test.values[span].tolist(), strict=True))
+            answers.append([label for label, _ in model.predict(pairs, top_k=5)])
+    return answers, fit_s

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,9 @@ class Case:
 
 CASES = {
     "alexnet": Case(32, 224, 8, 64),
-    "vgg19": Case(4, 128, 2, 32),
+    "vgg19": Case(6, 128, 2, 32),
     "resnet50": Case(8, 160, 8, 32),
-    "transformer": Case(64, 32, 16, 32),
+    "transformer": Case(16, 32, 16, 32),
 }
 
 
@@ -66,7 +66,7 @@ class Choices:
     networks: tuple[str, ...] = ()
     link: str = "1gbit"
     rounds: int | None = None
-    steps: int = 3
+    steps: int = 2
     batch: int | None = None
     image_size: int | None = None
     transfer_s: float | None = None
@@ -87,7 +87,7 @@ def run(
     for name in networks:
         if name not in CASES:
             raise UsageError(f"--set networks={name}: choose among {', '.join(CASES)}")
-    rounds = choices.rounds or (1 if quick else 5)
+    rounds = choices.rounds or (1 if quick else 3)
     if rounds < 1 or choices.steps < 1:
         raise UsageError("--set rounds and steps: at least 1 each")
     why_not = "asked for the loopback device" if choices.link == "none" else unavailable()
@@ -107,7 +107,8 @@ def run(
             "transfer_s": choices.transfer_s or (2.0 if quick else 8.0),
         }
         console.print(f"{name}: {job['batch']} images of {job['image_size']} px in each process", markup=False)
-        found = run_pair(job, rate, choices.limit_s)
+        with console.status(name) as status:
+            found = run_pair(job, rate, choices.limit_s, status.update)
         rows += _rows(name, found)
         settings[name] = {
             **{key: job[key] for key in ("batch", "image_size", "rounds", "steps")},
@@ -125,13 +126,16 @@ def run(
     return BenchResult({"networks": settings, "quick": quick}, rows, summary, columns)
 
 
-def run_pair(job: Mapping[str, Any], rate: str | None, limit_s: float) -> dict[str, Any]:
+def run_pair(
+    job: Mapping[str, Any], rate: str | None, limit_s: float, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Run the two processes and return what process 0 found.
 
     Args:
         job: of `merge_worker.Job`, without `out`.
         rate: of the shaped link; None for the loopback device.
         limit_s: seconds after which they are ended.
+        progress: called with each line that process 0 says.
 
     Raises:
         DistributedError: one of them failed, or took too long; with the last line it said.
@@ -164,18 +168,25 @@ def run_pair(job: Mapping[str, Any], rate: str | None, limit_s: float) -> dict[s
                     stderr=subprocess.STDOUT,
                 )
             )
-        _wait(processes, folder, limit_s)
+        _wait(processes, folder, limit_s, progress)
         found: dict[str, Any] = json.loads((folder / "out").read_text(encoding="utf-8"))
         return found
 
 
-def _wait(processes: list[subprocess.Popen[Any]], folder: Path, limit_s: float) -> None:
+def _wait(
+    processes: list[subprocess.Popen[Any]], folder: Path, limit_s: float, progress: Callable[[str], None]
+) -> None:
     end = time.monotonic() + limit_s
+    told = 0
     try:
         while any(process.poll() is None for process in processes):
             failed = [rank for rank, process in enumerate(processes) if process.poll()]
             if failed or time.monotonic() > end:
                 break
+            lines = (folder / "said-0").read_text(errors="replace").splitlines()
+            for line in lines[told:]:
+                progress(line)
+            told = len(lines)
             time.sleep(0.1)
     finally:
         for process in processes:

@@ -78,7 +78,9 @@ def work(job: Job) -> dict[str, Any]:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(job.batch, 3, job.image_size, job.image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (job.batch,))
+    _tell("timing gradients")
     profile = profile_gradients(network, lambda: cross_entropy(network(images), labels), steps=5, timeout_s=300.0)
+    _tell("timing transfers")
     cost = measure_transfers(largest_bytes=2**25, limit_s=job.transfer_s, timeout_s=300.0)
     half = measure_transfers(largest_bytes=2**24, limit_s=job.transfer_s / 2, dtype=torch.float16, timeout_s=300.0)
     in_flight = default_in_flight(None)
@@ -98,6 +100,7 @@ def work(job: Job) -> dict[str, Any]:
             if rule == HALF:
                 wrapped.register_comm_hook(None, fp16_compress_hook)
             seconds[rule] += _steps(wrapped, images, labels, job.steps)
+            _tell(f"turn {turn + 1} of {job.rounds}, {rule}: {seconds[rule][-1]:.3f} s")
             if turn == 0 and rule == "optimal":
                 differences[rule] = list(bucket_report(wrapped, plans[rule]).differences)
             _unwrap(wrapped)
@@ -135,6 +138,12 @@ def _unwrap(wrapped: DistributedDataParallel) -> None:
     wrapped.reducer._remove_autograd_hooks()
     for parameter in wrapped.module.parameters():
         parameter.grad = None
+
+
+def _tell(text: str) -> None:
+    """A line of progress; whoever started the processes reads it from the first one."""
+    if dist.get_rank() == 0:
+        print(text, flush=True)
 
 
 def _shown(plan: MergePlan) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from pathlib import Path
 Rows = list[tuple[str, str]]
 
 # optional package -> (the extra that brings it, what it is for)
-OPTIONAL = {"tensorboard": ("tensorboard", "event files of `thrifty train`")}
+OPTIONAL = {
+    "accelerate": ("accelerate", "thrifty.integrations.accelerate"),
+    "lightning": ("lightning", "thrifty.integrations.lightning"),
+    "tensorboard": ("tensorboard", "event files of `thrifty train`"),
+    "transformers": ("transformers", "thrifty.integrations.transformers"),
+}
 
 
 @dataclass

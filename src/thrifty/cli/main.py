@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from thrifty.cli import bench, doctor, plan, report, simulate, train
+from thrifty.cli import bench, cite, doctor, plan, report, simulate, train
 from thrifty.core.errors import ThriftyError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
+app.command("cite")(cite.cite)
 app.command("doctor")(doctor.doctor)
 
 
@@ -80,6 +81,8 @@ def _run(arguments: list[str] | None) -> int:
         return 1
     except OSError as error:  # a full disk, a folder that may not be written
         return _fail(error, str(error), 1)
+    except MemoryError as error:
+        return _fail(error, "out of memory: free some, or take a smaller batch", 1)
     return code if isinstance(code, int) else 0
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thrifty.core.errors import UsageError
+
 if TYPE_CHECKING:
     from thrifty.train import TrainConfig
 
@@ -21,6 +23,9 @@ def train(
     methods: Annotated[
         str, typer.Option(help="Arms beside the baseline: 'reuse', 'a,b' is two arms, 'a+b' one with both, 'a@bf16'.")
     ] = "reuse",
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try methods and precisions first, and train with the best; --methods auto.")
+    ] = False,
     baseline: Annotated[str, typer.Option(help="'dense', or 'none' for the methods alone.")] = "dense",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A setting of a method; repeatable.")
@@ -57,6 +62,10 @@ def train(
     momentum: Annotated[float, typer.Option(help="Of SGD and LARS.", rich_help_panel=_TRAINING)] = 0.9,
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Of SGD.", rich_help_panel=_TRAINING)] = False,
     weight_decay: Annotated[float, typer.Option(help="Of matrices and kernels.", rich_help_panel=_TRAINING)] = 5e-4,
+    exempt: Annotated[
+        str,
+        typer.Option(help="Spared to biases and norms: decay, layer-wise rate, both, none.", rich_help_panel=_TRAINING),
+    ] = "both",
     label_smoothing: Annotated[
         float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_TRAINING)
     ] = 0.0,
@@ -137,6 +146,10 @@ def _config(given: dict[str, Any]) -> TrainConfig:
     from thrifty.train.defaults import recipe
     from thrifty.train.folder import read_record
 
+    if given.pop("auto", False):
+        if "methods" in given:
+            raise UsageError("--auto chooses the methods: leave out --methods, or add auto to it")
+        given["methods"] = "auto"
     if "recipe" in given:
         given = {**recipe(given.pop("recipe")), **given}
     if "set_" in given:

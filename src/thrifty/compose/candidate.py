@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thrifty.compose.trial import Combination, LossFn, MakeOptimizer, Trial, relative_error
 from thrifty.core.errors import ModelError, ThriftyError
+from thrifty.core.surgery import LayerReport
 
 DENSE = "dense: "  # begins the verdict on a layer that a method leaves as it is
 SETTLING_STEPS = 8  # in which methods measure for themselves: not timed
@@ -41,20 +42,22 @@ class Candidate:
         self.saved_bytes: int | None = None
         self.gradient_error = 0.0
         self._gradients: list[Tensor] = []
+        self._reports: list[LayerReport] = []
         self._error: ThriftyError | None = None
         try:
             self.trial = Trial(model, batch, combination, loss_fn, make_optimizer)
             self._gradients, self.saved_bytes = self.trial.observe()
         except ThriftyError as error:
             self._give_up(error)
+        if self.trial is not None and self.trial.applied is not None:
+            self._reports = self.trial.applied.layers
         if self.trial is not None and combination.methods and not self.changed_layers:
             self._give_up(ModelError("it changes no layer of this model"))
 
     @property
     def changed_layers(self) -> int:
         """How many layers the methods changed."""
-        applied = None if self.trial is None else self.trial.applied
-        return sum(layer.action != "dense" for layer in applied.layers) if applied else 0
+        return sum(layer.action != "dense" for layer in self._reports)
 
     def trial_or_raise(self) -> Trial:
         """The trial. Raises the error that there is none for."""
@@ -86,14 +89,14 @@ class Candidate:
 
     def verdict(self, layer: str) -> tuple[str, float | None]:
         """What the method did with the layer of that name, and its stages' seconds a step; empty for no candidate."""
-        applied = None if self.trial is None else self.trial.applied
-        if applied is None:
-            return "", None
-        found = next((row for row in applied.layers if layer in (row.name, *row.aliases)), None)
+        found = next((row for row in self._reports if layer in (row.name, *row.aliases)), None)
         if found is None:
             return "", None
         if found.action == "dense":
             return DENSE + found.reason, None
+        applied = None if self.trial is None else self.trial.applied
+        if applied is None:
+            return f"changed, and given up: {self.reason}", None
         told = [event.what for event in applied.events if event.layer == found.name]
         counters = applied.counters()[found.name]
         seconds = sum(counters.stages_s.values()) / counters.steps if counters.steps else None

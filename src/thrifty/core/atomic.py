@@ -22,8 +22,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         part.chmod(0o666 & ~_umask())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -32,5 +32,9 @@ class NonFiniteError(ThriftyError):
     """Training met a loss that is not a finite number."""
 
 
+class OutOfMemoryError(ThriftyError):
+    """Memory could not be had; what was saved before stays whole."""
+
+
 class DistributedError(ThriftyError):
     """Processes of a group that disagree, do not answer, or cannot be reached."""

@@ -20,6 +20,8 @@ from .raw import RawImages, RawSplit, check_labels, from_array
 
 _PIXELS_BYTES = 3 * 32 * 32
 _MAX_MEMBER_BYTES = 1 << 28
+_MAX_ARCHIVE_BYTES = 1 << 30
+_MAX_ENTRIES = 1000
 _CHUNK_BYTES = 1 << 20
 
 
@@ -119,10 +121,13 @@ def read_cifar_archive(archive: Path) -> RawImages:
     contents: dict[str, bytes] = {}
     entry = "its first entry"
     try:
-        with gzip.open(archive) as unzipped:
-            with tarfile.open(fileobj=unzipped, mode="r:") as tar:
-                for member in tar:
+        with gzip.open(archive) as zipped:
+            unzipped = _Bounded(zipped, archive)
+            with tarfile.open(fileobj=unzipped, mode="r:") as tar:  # type: ignore[call-overload]  # it only reads and seeks
+                for count, member in enumerate(tar):
                     entry = f"entry {member.name}"
+                    if count >= _MAX_ENTRIES:
+                        raise DataError(f"{archive}: more than {_MAX_ENTRIES} entries: no archive of CIFAR batches")
                     name = Path(member.name).name
                     if not member.isfile() or name not in wanted:
                         continue
@@ -141,6 +146,28 @@ def read_cifar_archive(archive: Path) -> RawImages:
         what = f"no {missing[0]} in it" if layout else "no CIFAR batches in it"
         raise DataError(f"{archive}: {what}: expected {', '.join((layout or FORMATS[0]).files)}")
     return _parse(layout, contents, f"{archive}: ")
+
+
+class _Bounded:
+    """A stream that gives no more than `_MAX_ARCHIVE_BYTES`: a small archive may unpack to any size, headers too."""
+
+    def __init__(self, stream: gzip.GzipFile, archive: Path) -> None:
+        self._stream, self._archive = stream, archive
+        self.tell = stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read `size` bytes. Raises DataError where that is past the bound."""
+        self._check(self._stream.tell() + (size if size >= 0 else _MAX_ARCHIVE_BYTES))
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move as the stream does. Raises DataError where that is past the bound."""
+        self._check(offset + (self._stream.tell() if whence == 1 else 0))
+        return self._stream.seek(offset, whence)
+
+    def _check(self, end: int) -> None:
+        if end > _MAX_ARCHIVE_BYTES:
+            raise DataError(f"{self._archive}: unpacks to more than {_MAX_ARCHIVE_BYTES} bytes: no CIFAR archive")
 
 
 def _parse(layout: CifarFormat, contents: Mapping[str, bytes], prefix: str) -> RawImages:

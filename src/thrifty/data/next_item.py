@@ -4,6 +4,8 @@ A file is an npz with `items` (all users joined, ids from 1) and `offsets` (user
 the test, the one before for validation, all before are for training (as SASRec, BERT4Rec and their kin do).
 """
 
+import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from thrifty.core.errors import DataError
 from .locate import find_set
 from .sets import ITEMS
 
+_MAX_BYTES = 1 << 33
 LEAST = 3  # items of a user: one each for training, validation and test
 
 
@@ -63,6 +66,7 @@ def load_next_items(name_or_path: str | Path, *, root: str | Path | None = None,
     place = find_set(name_or_path, ITEMS, root=root, download=download)
     path = place.path
     try:
+        _check_sizes(path)
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             items, offsets = file["items"], file["offsets"]
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -93,3 +97,16 @@ def load_next_items(name_or_path: str | Path, *, root: str | Path | None = None,
         int(items.max()) + 1,
         place.source(),
     )
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise ValueError for an array that claims more than its entry has: numpy takes the memory before it reads."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.file_size > _MAX_BYTES:
+                raise ValueError(f"{info.filename} claims {info.file_size} bytes")
+            with archive.open(info) as stream:
+                shape, _, dtype = headers[np.lib.format.read_magic(stream)](stream)
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename} claims shape {shape} in {info.file_size} bytes")

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thrifty.core.errors import ModelError
 from thrifty.core.inspection import makes_sparse_gradients, refuse_wrapped
-from thrifty.distributed.agreement import members
+from thrifty.distributed.agreement import check_same, members
 from thrifty.distributed.cost import TransferCost
 from thrifty.distributed.plan import MergePlan, plan_of_counts
 from thrifty.distributed.profile import GradientProfile
@@ -58,7 +58,7 @@ def takes_cap_list() -> bool:
 
 
 def hand_over(
-    model: nn.Module, plan: MergePlan, *, group: ProcessGroup | None = None, **keywords: Any
+    model: nn.Module, plan: MergePlan, *, group: ProcessGroup | None = None, timeout_s: float = 60.0, **keywords: Any
 ) -> DistributedDataParallel:
     """Wrap `model` in DistributedDataParallel with the buckets of `plan`.
 
@@ -68,11 +68,13 @@ def hand_over(
         model: not yet wrapped or compiled.
         plan: of the gradients of this model.
         group: the processes; all of the world where None.
+        timeout_s: seconds after which a process that does not answer is given up.
         keywords: further ones of DistributedDataParallel, but no caps.
 
     Raises:
         ModelError: a wrapped or compiled model, or a plan of other parameters.
         UsageError: no process group, or a world of one.
+        DistributedError: processes with different plans, or gone.
     """
     refuse_wrapped(model, "thrifty.distributed.data_parallel")
     refuse_sparse(model)
@@ -83,6 +85,7 @@ def hand_over(
         odd = min(trained ^ planned)
         where = "the model alone" if odd in trained else "the plan alone"
         raise ModelError(f"the plan is of another model: {odd} is in {where}; make a plan for this model")
+    check_same("the merge plan", [plan.rule, *map(str, plan.buckets)], group, timeout_s)
     wrapped = DistributedDataParallel(model, process_group=group, **_caps(plan), **keywords)
     _watch(wrapped, plan)
     return wrapped

@@ -11,8 +11,10 @@ gets later. So for each j the pairs that no other pair of j beats in both are ke
 What keeps them few: with any number in flight p does not matter, which gives a plan in O(L^2) that is often the optimum
 already, and else the latest q and p from which a known plan can still be beaten.
 
-Of plans that end at the same time those with few buckets are better: each costs work that T does not hold. So, from the
-last to the first, buckets are joined as long as the end stays where it is.
+Of plans that end at the same time, as all do that compute hides, two things decide. One that ends sooner when
+transfers take longer than measured (`CAUTION`) is better: it leaves nothing to the last moment. And few buckets are
+better, as each costs work that T does not hold: from the last to the first they are joined where that moves neither
+end.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from thrifty.distributed.schedule import check_in_flight
 
 ROUNDING = 1e-12
 """Relative; two ends that differ by less are the same."""
+CAUTION = 1.5
+"""How many times as long transfers may turn out to take: plans that are equal are told apart by this."""
 KEPT = 3
 """Pairs of each prefix in the search for a first plan."""
-SHARES = (0.02, 0.1, 0.3, 1.0)
+SHARES = (0.1, 1.0)
 """Of the gap between the least end and that of the first plan: bounds under which an optimum is looked for."""
 
 
@@ -49,12 +53,21 @@ def optimal_counts(profile: GradientProfile, cost: TransferCost, in_flight: int 
     ready = np.asarray(profile.ready_s)
     total = np.concatenate([[0.0], np.cumsum(profile.sizes_bytes, dtype=float)])
     size = np.maximum(total[None, :] - total[:, None], 0.0)  # bytes of the gradients i..j-1 at [i, j]
+    alone = cost.alone(size)
     if in_flight == 2:
         startup, wire = cost.startup(size), cost.wire(size)
-        return _joined(_paired(ready, startup, wire), ready, startup, wire)
-    alone = cost.alone(size)
-    counts, _ = _chained(ready, np.zeros_like(alone), alone)
-    return _joined(counts, ready, np.zeros_like(alone), alone)
+        counts = _paired(ready, startup, wire)
+    else:
+        startup, wire = np.zeros_like(alone), alone
+        counts, _ = _chained(ready, startup, wire)
+    slow = CAUTION * startup, CAUTION * wire
+    cautious, _ = _earlier(
+        [_chained(ready, *slow)[0], _chained(ready, np.zeros_like(alone), CAUTION * alone)[0]], ready, *slow
+    )
+    limit = _end(counts, ready, startup, wire) * (1 + ROUNDING)
+    if _end(cautious, ready, startup, wire) <= limit:
+        counts, _ = _earlier([counts, cautious], ready, *slow)
+    return _joined(counts, ready, [(startup, wire), slow])
 
 
 def _chained(ready: Floats, startup: Floats, wire: Floats) -> tuple[list[int], float]:
@@ -185,34 +198,47 @@ def _end(counts: list[int], ready: Floats, startup: Floats, wire: Floats) -> flo
     return state[1]
 
 
-def _joined(counts: list[int], ready: Floats, startup: Floats, wire: Floats) -> list[int]:
-    """The plan with neighbouring buckets joined wherever that does not move its end.
+def _joined(counts: list[int], ready: Floats, times: list[tuple[Floats, Floats]]) -> list[int]:
+    """The plan with neighbouring buckets joined wherever that moves its end under none of `times`, (startup, wire).
 
     The end is the largest of sums, so "it stays within the limit" comes down to a limit for p and one for q before
     each bucket, which are carried from the last bucket to the first.
     """
     edges = np.concatenate([[0], np.cumsum(counts)]).tolist()
-    states = [(0.0, 0.0)]  # (p, q) before each bucket
-    for i, j in pairwise(edges):
-        states.append((states[-1][1], _over(states[-1], i, j, ready, startup, wire)))
-    limit_p, limit_q = np.inf, states[-1][1] * (1 + ROUNDING)
+    checks = [_Limits(edges, ready, startup, wire) for startup, wire in times]
     joined: list[int] = []
     at = len(counts)
     while at:
         first, j = at - 1, edges[at]
-        while first:
-            state = states[first - 1]
-            if state[1] > limit_p or _over(state, edges[first - 1], j, ready, startup, wire) > limit_q:
-                break
+        while first and all(check.allows(first - 1, j) for check in checks):
             first -= 1
-        i = edges[first]
-        joined.append(j - i)
-        limit_p, limit_q = (
-            limit_q - float(startup[i, j]) - float(wire[i, j]),
-            min(limit_p, limit_q - float(wire[i, j])),
-        )
+        for check in checks:
+            check.settle(edges[first], j)
+        joined.append(j - edges[first])
         at = first
     return joined[::-1]
+
+
+class _Limits:
+    """The latest p and q before the buckets that are settled, and what they are before each bucket of the plan."""
+
+    def __init__(self, edges: list[int], ready: Floats, startup: Floats, wire: Floats) -> None:
+        self._edges, self._ready, self._startup, self._wire = edges, ready, startup, wire
+        self._states = [(0.0, 0.0)]
+        for i, j in pairwise(edges):
+            self._states.append((self._states[-1][1], _over(self._states[-1], i, j, ready, startup, wire)))
+        self._p, self._q = np.inf, self._states[-1][1] * (1 + ROUNDING)
+
+    def allows(self, first: int, j: int) -> bool:
+        """Whether one bucket from the plan's bucket `first` up to gradient `j` is over in time."""
+        state = self._states[first]
+        over = _over(state, self._edges[first], j, self._ready, self._startup, self._wire)
+        return state[1] <= self._p and over <= self._q
+
+    def settle(self, i: int, j: int) -> None:
+        """Make the gradients i..j-1 a bucket."""
+        left = self._q - float(self._wire[i, j])
+        self._p, self._q = left - float(self._startup[i, j]), min(self._p, left)
 
 
 def _over(state: tuple[float, float], i: int, j: int, ready: Floats, startup: Floats, wire: Floats) -> float:

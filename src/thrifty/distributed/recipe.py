@@ -18,7 +18,13 @@ _LAST_NORMS = {"Bottleneck": "bn3", "BasicBlock": "bn2"}
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, lr: float, exempt_lr: float | None = None
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    lr: float,
+    exempt_lr: float | None = None,
+    spare_decay: bool = True,
+    spare_rate: bool = True,
 ) -> list[dict[str, Any]]:
     """Groups for LARS or LAMB: weights, and apart from them biases and normalisation parameters.
 
@@ -27,11 +33,18 @@ def parameter_groups(
         weight_decay: of the weights; the others have none.
         lr: of the weights, which the layer-wise ratio scales.
         exempt_lr: of the others, which nothing scales; `lr` where None.
+        spare_decay: whether the others have no weight decay.
+        spare_rate: whether they have no layer-wise rate.
     """
     weights, exempt = split_parameters(model)
     groups = [
         {"params": weights, "weight_decay": weight_decay, "lr": lr, "adapt": True},
-        {"params": exempt, "weight_decay": 0.0, "lr": lr if exempt_lr is None else exempt_lr, "adapt": False},
+        {
+            "params": exempt,
+            "weight_decay": 0.0 if spare_decay else weight_decay,
+            "lr": lr if exempt_lr is None or not spare_rate else exempt_lr,
+            "adapt": not spare_rate,
+        },
     ]
     return [group for group in groups if group["params"]]
 

@@ -9,7 +9,8 @@ FAMILIES = ("sim", "fitted", "sparse", "wta")
 REPLACEMENTS = ("reservoir", "fifo")
 ID_BYTES = 4  # of an entry of the tables
 WTA_SIZE = 8  # features in a bin
-LOAD = 12  # classes a bucket holds on average where nothing is asked for
+LOADS = (12, 192)  # classes a bucket holds on average where nothing is asked for: at least, at most
+BUCKETS = 256  # in a table, where that makes buckets of a size between
 ROOM = 1.5  # slots a class, so that few buckets overflow
 
 
@@ -98,13 +99,15 @@ class Sizes:
 def sizes_for(hashing: Hashing, classes: int, features: int, element_bytes: int = 4) -> Sizes:
     """Fill in what `hashing` leaves open for a layer of this size.
 
-    Buckets hold `LOAD` classes on average, with room for half as many more; as many tables as fit `memory_share` of the
-    weights, at least one and at most 24.
+    About `BUCKETS` buckets, or what keeps their mean load within `LOADS`; room for half as many more; as many tables
+    as fit `memory_share` of the weights, at least one and at most 24. Few large buckets find more than many small ones
+    of the same memory: after training the best classes of a query are some 60 degrees away from it.
     """
     base = WTA_SIZE if hashing.family == "wta" else 2
     bits = hashing.bits
     if bits is None:
-        bits = max(1, min(9 if base > 2 else 20, int(math.log(max(classes / LOAD, base), base) + 1e-9)))
+        load = min(max(classes / BUCKETS, LOADS[0]), LOADS[1])
+        bits = max(1, min(9 if base > 2 else 20, int(math.log(max(classes / load, base), base) + 1e-9)))
     buckets = base**bits
     capacity = hashing.capacity or max(4, math.ceil(ROOM * classes / buckets))
     one = Sizes(classes, 1, bits, buckets, capacity)

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.core.counters import LayerCounters
+from thrifty.core.errors import ModelError
 from thrifty.core.surgery import restore
 from thrifty.lsh.config import LSH
 from thrifty.lsh.index import ClassIndex
 from thrifty.ops import _stages
+from thrifty.ops._backend import exporting
 from thrifty.ops.sampled_mm import pattern_of, sampled_mm
 
 
@@ -81,9 +83,20 @@ class LSHLinear(nn.Linear):
         """The stock layer with the same parameters."""
         return restore(self, nn.Linear, drop=("lsh",))
 
-    @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
-        """Outputs (..., N) with zeros where a neuron was not computed."""
+        """Outputs (..., N) with zeros where a neuron was not computed.
+
+        Raises ModelError under torch.export, which cannot record a choice that depends on the data.
+        """
+        if exporting():
+            raise ModelError(
+                f"layer {self.lsh.name!r} chooses its neurons by the data, which torch.export cannot record: call "
+                "thrifty.remove_(model) before exporting; the dense layer computes all neurons, so train it on a little"
+            )
+        return self._hashed(input)
+
+    @torch.compiler.disable
+    def _hashed(self, input: Tensor) -> Tensor:
         fits = input.is_floating_point() and input.dim() > 0 and input.shape[-1] == self.in_features
         device = input.device.type
         autocast = torch.is_autocast_enabled(device) and torch.float64 not in (input.dtype, self.weight.dtype)

@@ -12,14 +12,13 @@ import hashlib
 import io
 import json
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from thrifty.core import tensors_file
 from thrifty.core.atomic import write_bytes
 from thrifty.core.errors import CheckpointError, UsageError
 from thrifty.lsh.head import HashedHead
@@ -112,27 +111,14 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 about = json.loads(metadata.get("thrifty", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         else:
-            with zipfile.ZipFile(place) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise CheckpointError(f"{place} is damaged at {damaged}: save the tables again")
-            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+            content = tensors_file.read(place, mapped=True)
             about, tensors = content["about"], content["tensors"]
     except FileNotFoundError:
         raise CheckpointError(f"{place} does not exist: write it with thrifty.lsh.save_tables") from None
     except (CheckpointError, UsageError):
         raise
     except Exception as error:  # both libraries raise errors of their own for a damaged file
-        known = (
-            zipfile.BadZipFile,
-            pickle.UnpicklingError,
-            EOFError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            TypeError,
-        )
+        known = (EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError)
         if not isinstance(error, known) and type(error).__name__ != "SafetensorError":
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -39,3 +39,8 @@ def use_native(*tensors: Tensor) -> bool:
     if native is None or _backend.get() == "reference":
         return False
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+def exporting() -> bool:
+    """Whether torch.export is tracing: its tensors hold no numbers, so nothing can be found in them."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()

@@ -1,7 +1,7 @@
 """The record of a training run: `result.json` read into dataclasses, forgiving of runs that are unfinished or broken.
 
 A field that is missing becomes None or empty; a field of the wrong type becomes None and is named in `problems`, so
-that a report can show what is there and say what is not. Only a file that cannot be read at all is an error.
+that a report can show what is there and say what is not. Only a file of which nothing can be read is an error.
 Every dataclass field carries the reader that turns plain JSON into its value.
 """
 
@@ -11,15 +11,17 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from thrifty.core.counters import STAGES as STAGES
 from thrifty.core.errors import DataError, UsageError
+from thrifty.report.salvage import salvage
 
 RESULT_NAME = "result.json"
 FORMAT = 1
+MAX_BYTES = 1 << 28
 
 _Reader = Callable[[Any, str, list[str]], Any]
 _T = TypeVar("_T")
@@ -72,6 +74,11 @@ def _names(value: Any, where: str, problems: list[str]) -> tuple[str, ...]:
     return tuple(str(item.get("_type", item)) if isinstance(item, dict) else str(item) for item in value)
 
 
+def _objects(value: Any, where: str, problems: list[str]) -> tuple[dict[str, Any], ...]:
+    # What is wrong with it has been told when the names were read.
+    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+
+
 def _many(cls: type[_T]) -> _Reader:
     def read(value: Any, where: str, problems: list[str]) -> tuple[_T, ...]:
         if value is None:
@@ -88,11 +95,15 @@ def _build(cls: type[_T], value: Any, where: str, problems: list[str]) -> _T:
     raw = _mapping(value, where, problems)
     return cls(
         **{
-            item.name: item.metadata["read"](raw.get(item.name), f"{where}.{item.name}", problems)
+            item.name: item.metadata["read"](_under(raw, item), f"{where}.{item.name}", problems)
             for item in fields(cls)  # type: ignore[arg-type]
             if "read" in item.metadata
         }
     )
+
+
+def _under(raw: dict[str, Any], item: Field[Any]) -> Any:
+    return raw.get(item.metadata.get("key", item.name))
 
 
 _NUMBER, _WHOLE, _TEXT, _NAMES, _MAPPING, _NUMBERS = (
@@ -162,6 +173,7 @@ class Arm:
 
     name: str = field(metadata=_TEXT)
     methods: tuple[str, ...] = field(metadata=_NAMES)
+    configs: tuple[dict[str, Any], ...] = field(metadata={"read": _objects, "key": "methods"})
     amp: str = field(metadata=_TEXT)
     status: str = field(metadata=_TEXT)
     message: str = field(metadata=_TEXT)
@@ -226,26 +238,35 @@ def parse(raw: Any, name: str = "") -> Record:
 
 
 def load(run_dir: str | Path) -> Record:
-    """Read `run_dir`/result.json.
+    """Read `run_dir`/result.json; of one that breaks off or is damaged, what stands before the break.
 
     Raises:
         UsageError: there is no such folder.
-        DataError: the folder has no result.json, or it is not JSON, or it is of a newer format.
+        DataError: the folder has no result.json, or nothing can be read of it, or it is of a newer format.
     """
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UsageError(f"no run folder {folder}: give the folder that 'thrifty train --out' wrote")
     path = folder / RESULT_NAME
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes are more than the record of a run can have")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; 'thrifty train --out {folder}' writes it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text ({error})") from None
+    name = folder.resolve().name
     try:
-        raw = json.loads(text)
+        return parse(json.loads(text), name=name)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno} ({error.msg})") from None
+        broken = f"invalid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
     except RecursionError:
-        raise DataError(f"{path}: JSON nested too deeply") from None
-    return parse(raw, name=folder.resolve().name)
+        broken = "JSON nested too deeply"
+    except ValueError as error:
+        broken = f"invalid JSON ({error})"
+    rest = salvage(text)
+    if rest is None:
+        raise DataError(f"{path}: {broken}")
+    found = parse(rest, name=name)
+    return replace(found, problems=(f"{RESULT_NAME}: {broken}; what stands before it is shown", *found.problems))

@@ -172,18 +172,19 @@ def setup(record: Record) -> Html:
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> Html:
-    pairs = [el("div", el("dt", str(key).replace("_", " ")), el("dd", _fact(value))) for key, value in facts.items()]
+    pairs = [el("div", el("dt", str(key).replace("_", " ")), el("dd", fact(value))) for key, value in facts.items()]
     body = el("dl", *pairs, class_="facts") if pairs else el("p", "Not recorded.")
     return el("div", el("h3", title), body)
 
 
-def _fact(value: Any) -> str:
+def fact(value: Any) -> str:
+    """A setting as people read it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_fact, value)) or "none"
+        return ", ".join(map(fact, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -43,6 +43,6 @@ def light(role: str) -> str:
 
 
 def css() -> str:
-    """Custom properties of all roles, dark ones under the reader's preference."""
+    """Custom properties of all roles, dark ones under the reader's preference; paper is always bright."""
     bright, dark = ("".join(f"--{role}:{colours[place]};" for role, colours in ROLES.items()) for place in range(2))
-    return f":root{{{bright}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+    return f":root{{{bright}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"

@@ -14,6 +14,13 @@ from thrifty.report.plots import NARROW, PLOTS, WIDE, render
 from thrifty.report.record import Record, load
 
 PAGE_NAME = "report.html"
+_PARTS = {
+    "arms": "Arms",
+    "curves": "Curves",
+    "layers": "Layers",
+    "moves": "Controller moves",
+    "setup": "Do it again",
+}
 
 
 def write(run_dir: Path) -> Path:
@@ -42,6 +49,7 @@ def page(record: Record, drawn: dict[str, dict[str, str]]) -> str:
         title=el("title", f"{record.name or 'run'}: {words.subject(record)} - thrifty"),
         style=theme.css() + (folder / "page.css").read_text(encoding="utf-8"),
         header=sections.header(record),
+        nav=Html("\n".join(el("a", label, href=f"#{key}") for key, label in _PARTS.items())),
         main=Html("\n".join(parts)),
     )
 

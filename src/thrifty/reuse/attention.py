@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import adopt, restore
 from thrifty.ops import _stages
+from thrifty.ops._backend import exporting
 from thrifty.ops.clustered_attention import clustered_keys, clustered_queries
 from thrifty.reuse.config import Reuse, Stage
 from thrifty.reuse.parts import PartsState
@@ -76,6 +77,7 @@ class ReuseMultiheadAttention(nn.MultiheadAttention):
         inputs = (query, key, value)
         if (
             not self.training
+            or exporting()
             or self.bias_k is not None
             or self.add_zero_attn
             or torch.is_autocast_enabled(query.device.type)

@@ -8,14 +8,13 @@ it is: loading takes the stock model, freshly built, and gives back a frozen cop
 import copy
 import io
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from thrifty.core import tensors_file
 from thrifty.core.atomic import write_bytes
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import CheckpointError, UsageError
@@ -72,16 +71,12 @@ def load_frozen(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
 def _read(place: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(place) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{place} is damaged at {damaged}: save the frozen model again")
-        content = torch.load(place, map_location="cpu", weights_only=True)
+        content = tensors_file.read(place)
     except FileNotFoundError:
         raise CheckpointError(f"{place} does not exist: write it with thrifty.reuse.save_frozen") from None
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (tensors_file.DamagedFileError, OSError) as error:
         raise CheckpointError(
-            f"{place} is damaged or no frozen model ({str(error).splitlines()[0]}): save the frozen model again"
+            f"{place} is damaged or no frozen model ({error}): save the frozen model again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{place} is no frozen model of this version ({FORMAT}): freeze the model again")

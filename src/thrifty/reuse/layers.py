@@ -3,7 +3,7 @@
 In eval mode, in the dense stage, and on inputs they cannot use (empty, not floating point, of a shape or dtype that
 does not fit) they run the stock forward, bit for bit, with the stock layer's errors. float16 and bfloat16 inputs, and
 autocast, are computed in float32 and returned in the dtype that the stock layer would return. Under torch.compile the
-layer runs eagerly between compiled parts.
+layer runs eagerly between compiled parts; torch.export takes the stock forward.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import restore
 from thrifty.ops import _stages
-from thrifty.ops._backend import use_native
+from thrifty.ops._backend import exporting, use_native
 from thrifty.ops.clusters import Clusters
 from thrifty.ops.conv_block import Block, conv_block
 from thrifty.ops.geometry import Geometry, Pair, Pool
@@ -61,7 +61,7 @@ class _ReuseLayer(nn.Module):
         return None
 
     def _usable(self, x: Tensor, weight: Tensor) -> bool:
-        if not self.training or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
+        if not self.training or exporting() or not x.is_floating_point() or x.numel() == 0 or not self._fits(x):
             return False
         return x.dtype == weight.dtype or _autocasts(x, weight)
 

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from thrifty.core.counters import LayerCounters
 from thrifty.core.surgery import adopt, restore
 from thrifty.ops import _stages
+from thrifty.ops._backend import exporting
 from thrifty.ops.gru_scan import gru_scan
 from thrifty.ops.lstm_scan import lstm_scan
 from thrifty.ops.recurrence import Cell, gru_cell, lstm_cell, recur
@@ -56,7 +57,7 @@ class _ReuseRecurrent(nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the stock layer's forward: the same types, shapes and dtypes in and out."""
-        if not self.training or not self._usable(input, hx):
+        if not self.training or exporting() or not self._usable(input, hx):
             return super().forward(input, hx)
         answer = self._shared(input, hx) if self.reuse.stage is not None or self.sequences == "exact" else None
         if answer is None:

@@ -12,6 +12,9 @@ from thrifty.distributed.precision import Precision
 from thrifty.train.config import TrainConfig
 from thrifty.train.precisions import AMPS, PRECISIONS
 
+AUTO = "auto"
+"""The arm whose methods and precision are found by trying, see `choice`."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -50,9 +53,11 @@ def parse_arms(config: TrainConfig) -> list[Arm]:
     used: set[str] = set()
     for word in words:
         names, _, amp = word.partition("@")
+        if names == AUTO and amp:
+            raise UsageError(f"--methods {word}: auto finds its precision by itself")
         if "@" in word and amp not in AMPS:
             raise UsageError(f"--methods {word}: unknown precision '{amp}'; choose one of {', '.join(AMPS)}")
-        methods = [] if names == "dense" else names.split("+")
+        methods = [] if names in ("dense", AUTO) else names.split("+")
         used.update(methods)
         arms.append(
             Arm(word, tuple(_config(name, settings.get(name, {}), config.seed) for name in methods), amp or config.amp)

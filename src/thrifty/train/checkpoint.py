@@ -2,22 +2,20 @@
 
 A checkpoint is a state of two parts, `{"shared": ..., "own": {rank: ...}, "workers": n}`: what all workers have alike,
 and what each has of its own. One worker writes it into one file, by `torch.save`: a zip whose entries carry checksums.
-torch does not look at them when it loads, so they are checked here first: a flipped bit is as loud as a missing half.
-Several write it into a folder (`sharded`). Either is read by any number of workers. Loading never unpickles foreign
-code.
+`core.tensors_file` checks them, so a flipped bit is as loud as a missing half. Several write it into a folder
+(`sharded`). Either is read by any number of workers. Loading never unpickles foreign code.
 """
 
 import os
-import pickle
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from thrifty.core import tensors_file
 from thrifty.core.errors import CheckpointError
 
 FORMAT = 2
@@ -35,16 +33,30 @@ def save(folder: Path, state: dict[str, Any], *, identity: dict[str, Any]) -> No
         folder: made when it is missing.
         state: tensors and plain data.
         identity: plain data that names the run, compared when the checkpoint is loaded.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; the checkpoints that are there stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{_LAST}{_FILE}.part"
     try:
         with part.open("wb") as file:
-            torch.save({"format": FORMAT, "identity": identity, "state": state}, file)
+            out = _Remembering(file)
+            try:
+                torch.save({"format": FORMAT, "identity": identity, "state": state}, out)  # type: ignore[arg-type]  # it only writes
+            except RuntimeError:
+                if out.failure is not None:
+                    raise out.failure from None
+                raise
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(
+                f"{folder}: the checkpoint cannot be written ({error.strerror}): make room and go on with --resume; "
+                "the one before is whole"
+            ) from error
         raise
     put_in_place(folder, part)
 
@@ -61,6 +73,30 @@ def put_in_place(folder: Path, part: Path) -> None:
         last.replace(folder / f"{_PREVIOUS}{last.suffix}")
     part.replace(folder / f"{_LAST}{'' if part.is_dir() else _FILE}")
     sync_folder(folder)
+
+
+class _Remembering:
+    """A file for torch.save, which tells a failed write as an error of its own that does not say why."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write as the file does, and keep the error if it fails."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Flush as the file does, and keep the error if it fails."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def thin(folder: Path) -> None:
@@ -135,14 +171,9 @@ def _remove(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken is not None:
-            raise CheckpointError(f"{path} is damaged at its entry {broken}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({reason})") from error
+        content = tensors_file.read(path)
+    except (tensors_file.DamagedFileError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({error})") from error
     if not isinstance(content, dict) or not {"format", "identity", "state"} <= content.keys():
         raise CheckpointError(f"{path} is not a checkpoint of thrifty train")
     if content["format"] != FORMAT:

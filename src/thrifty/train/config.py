@@ -12,7 +12,7 @@ from thrifty.core.errors import UsageError
 from thrifty.distributed.wire import WIRES
 from thrifty.models.registry import check_name
 from thrifty.train import defaults
-from thrifty.train.optimizers import OPTIMIZERS
+from thrifty.train.optimizers import EXEMPTIONS, OPTIMIZERS
 from thrifty.train.precisions import AMPS
 from thrifty.train.schedule import SCHEDULES
 
@@ -32,7 +32,7 @@ class TrainConfig:
         out: folder of the run; None makes `runs/MODEL-DATA`.
         data_root: folder in which named sets are looked for; None uses THRIFTY_DATA or the cache folder.
         methods: arms, separated by commas; `+` joins methods in one arm, `@bf16`, `@bf16-weights` or `@none`
-            sets its precision.
+            sets its precision; `auto` tries methods and precisions first and takes the best.
         baseline: `dense`, or `none` for method arms only.
         settings: `method.key=value` for the configs of the methods.
         epochs: passes over the training images.
@@ -43,7 +43,9 @@ class TrainConfig:
         learning_rate: the peak of the schedule; None takes the network's own.
         momentum: of SGD and LARS.
         nesterov: of SGD.
-        weight_decay: of weight matrices and kernels; biases and normalisation layers have none.
+        weight_decay: of weight matrices and kernels.
+        exempt: what biases and normalisation layers are spared: weight `decay`, the layer-wise `rate` of LARS and LAMB,
+            `both` or `none`.
         label_smoothing: share of the target that is spread over all classes, 0..1.
         amp: `none`, `bf16` for autocast, or `bf16-weights` for weights in 16 bits with fp32 masters too.
         wire: format of gradients between workers: `fp32`, `bf16` or `fp16`.
@@ -84,6 +86,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    exempt: str = "both"
     label_smoothing: float = 0.0
     amp: str = "none"
     wire: str = "fp32"
@@ -189,6 +192,7 @@ _OPTIONAL = {
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "exempt": EXEMPTIONS,
     "amp": AMPS,
     "wire": tuple(WIRES),
     "baseline": ("dense", "none"),

@@ -15,6 +15,7 @@ from thrifty.train import checkpoint
 
 RESULT = "result.json"
 _OURS = (RESULT, "report.html", "plots", "checkpoints", "losses", "tensorboard")
+MAX_BYTES = 1 << 28
 _LOCK = ".lock"
 
 
@@ -43,8 +44,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"nothing to resume: {path} does not exist; leave out --resume to begin a run there")
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes are more than the record of a run can have")
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): start anew with --overwrite") from error
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or "arms" not in record:
         raise CheckpointError(f"{path} is not the record of a training run: start anew with --overwrite")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from thrifty.compose.planning import Plan as Tried
 from thrifty.core.machine import machine, thrifty_version
 from thrifty.train.arms import Arm
 from thrifty.train.session import Session
@@ -12,8 +13,10 @@ from thrifty.train.session import Session
 FORMAT = 1
 
 
-def new_record(arms: Sequence[Arm], settings: dict[str, Any], command: str) -> dict[str, Any]:
-    """Return the record of a run that is about to begin."""
+def new_record(
+    arms: Sequence[Arm], settings: dict[str, Any], command: str, tried: Tried | None = None
+) -> dict[str, Any]:
+    """Return the record of a run that is about to begin; `tried` is what the arm `auto` was chosen by."""
     return {
         "format": FORMAT,
         "thrifty": thrifty_version(),
@@ -24,6 +27,7 @@ def new_record(arms: Sequence[Arm], settings: dict[str, Any], command: str) -> d
         "settings": settings,
         "arms": [pending(arm) for arm in arms],
         "summary": {"baseline": None, "arms": {}},
+        "plan": None if tried is None else tried.to_dict(),
     }
 
 

@@ -12,17 +12,21 @@ import torch
 from rich.console import Console
 
 from thrifty.core.atomic import write_json
-from thrifty.core.errors import CheckpointError, DistributedError, NonFiniteError, ThriftyError
+from thrifty.core.errors import CheckpointError, DistributedError, NonFiniteError, OutOfMemoryError, ThriftyError
+from thrifty.core.exhaustion import told_as_exhaustion
 from thrifty.data import ImageData
 from thrifty.distributed.workers import Workers, joined
 from thrifty.train import events, folder, record
 from thrifty.train.arms import Arm, fit_arms, parse_arms
+from thrifty.train.choice import choose
 from thrifty.train.config import NOT_SETTINGS, TrainConfig
 from thrifty.train.display import Display
 from thrifty.train.interrupt import Interrupted, InterruptWatch
 from thrifty.train.resume import check_arms, check_settings, identity, settings_of
 from thrifty.train.training import ArmTraining
 from thrifty.train.trial import Plan, make_plan
+
+_ADVICE = "free some and go on with --resume, or begin anew with a smaller --batch-size or --image-size"
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,22 @@ def run(config: TrainConfig, *, command: str = "", console: Console | None = Non
         turn: train only so far.
 
     Returns:
-        The outcome. An arm whose loss left the finite numbers is stopped and told of in its `message`; the other arms
-        go on.
+        The outcome. An arm whose loss left the finite numbers, or that ran out of memory, is stopped and told of in its
+        `message`; the other arms go on.
 
     Raises:
-        UsageError, ModelError, DataError: before anything is written.
+        UsageError, ModelError, DataError, OutOfMemoryError: before anything is written.
         CheckpointError: the run to go on with is another one or damaged; its files stay as they are.
         DistributedError: the workers cannot be joined, do not agree, or one was lost.
     """
     config = config.resolved()
     arms = parse_arms(config)
-    with joined(config.worker_timeout) as workers, torch.random.fork_rng(devices=[]), _threads(config.threads):
+    with (
+        told_as_exhaustion(_ADVICE),
+        joined(config.worker_timeout) as workers,
+        torch.random.fork_rng(devices=[]),
+        _threads(config.threads),
+    ):
         return _run(workers, config, arms, command, console, turn)
 
 
@@ -108,6 +117,9 @@ def _run(
     plan = workers.everywhere(lambda: make_plan(config, arms, turn.data if turn else None, workers))
     settings = {**settings, **plan.facts()}
     _check_alike(workers, settings)
+    shown = console or Console() if workers.first else Console(quiet=True)
+    display = Display(shown, brief=turn is not None)
+    arms, tried = workers.only_first(lambda: choose(plan, arms, earlier, display.say))
     arms = fit_arms(arms, steps=plan.steps)
     if earlier is not None:
         check_settings(out, earlier, settings)
@@ -120,9 +132,8 @@ def _run(
                 folder.clear(out)
 
         workers.only_first(take_folder)
-        content = earlier or record.new_record(arms, settings, command)
-        shown = console or Console() if workers.first else Console(quiet=True)
-        runner = _Runner(plan, arms, content, out, Display(shown, brief=turn is not None))
+        content = earlier or record.new_record(arms, settings, command, tried)
+        runner = _Runner(plan, arms, content, out, display)
         if earlier is not None:
             runner.note_resumption()
         return runner.run(turn.until_epoch if turn else None)
@@ -203,22 +214,24 @@ class _Runner:
         """Train one arm, and return its last record whatever became of it."""
         training = None
         try:
-            training = ArmTraining(
-                self._plan,
-                arm,
-                out=self._out,
-                identity=identity(self._content["settings"], arm),
-                display=self._display,
-                watch=watch,
-                publish=lambda state: self._publish(index, state),
-            )
-            return training.run(until_epoch)
+            with told_as_exhaustion(_ADVICE):
+                training = ArmTraining(
+                    self._plan,
+                    arm,
+                    out=self._out,
+                    identity=identity(self._content["settings"], arm),
+                    display=self._display,
+                    watch=watch,
+                    publish=lambda state: self._publish(index, state),
+                )
+                return training.run(until_epoch)
         except CheckpointError:
             raise
         except (Interrupted, ThriftyError) as error:
-            self._interrupted = resumable = isinstance(error, Interrupted)  # by a signal to any of the workers
+            self._interrupted = isinstance(error, Interrupted)  # by a signal to any of the workers
             if self._plan.workers.size > 1 and not isinstance(error, (Interrupted, NonFiniteError)):
                 raise  # the others may not have met it, and must not wait
+            resumable = isinstance(error, Interrupted | OutOfMemoryError)
             state = training.record() if training else record.pending(arm)
             self._display.say(f"{arm.name} stopped: {error}", style="yellow" if resumable else "red")
             return {**state, "status": "stopped", "message": str(error), "resumable": resumable}

@@ -60,6 +60,7 @@ class Session:
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            exempt=config.exempt,
         )
         self.scheduler: LambdaLR = schedule.make(config.schedule, self.optimizer, steps=steps, warm_up=config.warm_up)
         self.notices: list[str] = []
@@ -110,6 +111,11 @@ class Session:
         """Seed what training draws; workers draw differently, as they see different images."""
         rank = self.workers.rank
         seed_generators(self._seed, "training", *([rank] if rank else []), *more)
+
+    def close(self) -> None:
+        """End what runs beside the training; the session is of no use then."""
+        if self._hook is not None:
+            self._hook.close()
 
     def limited(self) -> AbstractContextManager[object]:
         """Around what a step computes: keeps it within the limit of memory, where there is one."""

@@ -80,6 +80,7 @@ class ArmTraining:
             while tally.epoch < min(plan.epochs, until_epoch or plan.epochs):
                 self._epoch()
         finally:
+            self._session.close()
             self._events.close()
             self._display.end_arm()
         if tally.epoch < plan.epochs:
