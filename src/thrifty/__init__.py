@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thrifty.autodiff import (
+        MemoryLimit,
         checkpointing,
         curl,
         derivative,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
         vjp,
     )
     from thrifty.compose import Auto, NoEffectWarning, Plan, apply_, auto_, plan, remove_
+    from thrifty.compose.together import Together, together
+    from thrifty.distributed import MergedGradients
+    from thrifty.distributed.precision import Precision
     from thrifty.lsh import LSH
     from thrifty.reuse import Reuse, Stage
 
@@ -36,10 +40,14 @@ if TYPE_CHECKING:
 __all__ = [
     "LSH",
     "Auto",
+    "MemoryLimit",
+    "MergedGradients",
     "NoEffectWarning",
     "Plan",
+    "Precision",
     "Reuse",
     "Stage",
+    "Together",
     "__version__",
     "apply_",
     "auto_",
@@ -56,6 +64,7 @@ __all__ = [
     "laplacian",
     "plan",
     "remove_",
+    "together",
     "value_and_grad",
     "vjp",
 ]
@@ -64,10 +73,14 @@ __all__ = [
 _HOMES = {
     "Auto": "thrifty.compose",
     "LSH": "thrifty.lsh",
+    "MemoryLimit": "thrifty.autodiff",
+    "MergedGradients": "thrifty.distributed",
     "NoEffectWarning": "thrifty.compose",
     "Plan": "thrifty.compose",
+    "Precision": "thrifty.distributed.precision",
     "Reuse": "thrifty.reuse",
     "Stage": "thrifty.reuse",
+    "Together": "thrifty.compose.together",
     "apply_": "thrifty.compose",
     "auto_": "thrifty.compose",
     "checkpointing": "thrifty.autodiff",
@@ -83,6 +96,7 @@ _HOMES = {
     "laplacian": "thrifty.autodiff",
     "plan": "thrifty.compose",
     "remove_": "thrifty.compose",
+    "together": "thrifty.compose.together",
     "value_and_grad": "thrifty.autodiff",
     "vjp": "thrifty.autodiff",
 }

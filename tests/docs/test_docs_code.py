@@ -39,6 +39,7 @@ def surroundings():
     return {"model": model, "optimizer": optimizer, "batches": batches, "train_step": train_step}
 
 
+@pytest.mark.filterwarnings("ignore::thrifty.distributed.precision.PrecisionWarning")  # machines without bfloat16
 @pytest.mark.parametrize("block", blocks())
 def test_python_blocks_run(block):
     names = surroundings()

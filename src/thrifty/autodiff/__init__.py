@@ -5,6 +5,7 @@ from thrifty.autodiff.explain import Explanation, explain
 from thrifty.autodiff.explain_step import StepExplanation
 from thrifty.autodiff.fields import curl, derivative, divergence, laplacian
 from thrifty.autodiff.jacobians import hessian, hvp, jacfwd, jacrev
+from thrifty.autodiff.limit import MemoryLimit
 from thrifty.autodiff.operators import grad, jvp, value_and_grad, vjp
 from thrifty.autodiff.training import Checkpointing, checkpointing
 
@@ -12,6 +13,7 @@ __all__ = [
     "Checkpointing",
     "EscapedValueError",
     "Explanation",
+    "MemoryLimit",
     "MemoryLimitError",
     "ReplayError",
     "StepExplanation",

@@ -73,14 +73,14 @@ class Noting:
 
     def _node(self, op: Operation, args: Any, kwargs: Any) -> Node:
         self._order += 1
-        writes = op.changes
+        overwrites = op.overwrites
         reads: list[Read] = []
         arguments = list(args)
         flat: list[int] = []
         plain = not kwargs
         for at, value in enumerate(args):
             if isinstance(value, Tensor):
-                arguments[at] = read = self._read(value, writes)
+                arguments[at] = read = self._read(value, overwrites)
                 reads.append(read)
                 flat.append(at)
             elif type(value) in (list, tuple) and any(isinstance(item, Tensor) for item in value):
@@ -91,7 +91,7 @@ class Noting:
         reads = []
 
         def deep(tensor: Tensor) -> Read:
-            reads.append(self._read(tensor, writes))
+            reads.append(self._read(tensor, overwrites))
             return reads[-1]
 
         arguments, keywords = pytree.tree_map_only(Tensor, deep, (list(args), dict(kwargs or {})))
@@ -195,12 +195,12 @@ class Noting:
         contents.append(weakref.ref(content))
         return content
 
-    def _read(self, tensor: Tensor, writes: bool) -> Read:
+    def _read(self, tensor: Tensor, overwrites: bool) -> Read:
         tie = self._store.cells.get(id(tensor.untyped_storage()))
         content = tie.content if tie is not None else None
         if type(content) is not Content:
             content = self._content(tensor)
-        elif content.node is not None and content.node.operation.unset and not writes:
+        elif content.node is not None and content.node.operation.unset and not overwrites:
             content = self._filled(content, tensor)
         seen = content.seen
         return Read(content, content.place if seen is not None and seen() is tensor else place_of(tensor))

@@ -49,6 +49,12 @@ UNSET = {
     "aten::new_empty_strided",
 }  # fmt: skip
 
+# operators in place that read nothing of what they write to
+OVERWRITES = {
+    "aten::copy_", "aten::fill_", "aten::zero_", "aten::normal_", "aten::uniform_", "aten::random_", "aten::bernoulli_",
+    "aten::exponential_", "aten::geometric_", "aten::log_normal_", "aten::cauchy_",
+}  # fmt: skip
+
 
 class Operation:
     """An operator as the record sees it.
@@ -58,7 +64,7 @@ class Operation:
         name: as the dispatcher spells it, for messages.
         silent: yields no tensor and changes none, so there is nothing to replay.
         writes: positions of the arguments that it writes to; `writes_by_name` those given by keyword.
-        changes: it writes to some argument.
+        changes: it writes to some argument. overwrites: and reads nothing of what it writes to.
         random: draws from a generator.
         refusal: why it cannot be recorded, or None.
         is_detach: it is `detach`, which stops derivatives when the user calls it.
@@ -75,6 +81,7 @@ class Operation:
         "function",
         "is_detach",
         "name",
+        "overwrites",
         "random",
         "refusal",
         "silent",
@@ -95,6 +102,7 @@ class Operation:
         self.writes_by_name = tuple(schema.arguments[i].name for i in written)
         self.writes += UNDECLARED_WRITES.get(self.name, ())
         self.changes = bool(self.writes or self.writes_by_name)
+        self.overwrites = self.changes and (self.name in OVERWRITES or not self.writes)
         self.random = torch.Tag.nondeterministic_seeded in function.tags
         self.is_detach = function is torch.ops.aten.detach.default
         self.unset = self.name in UNSET

@@ -2,7 +2,8 @@
 
 The first two steps are held within the limit by the online rule and noted; if they did the same, a plan is made. The
 next steps follow it, the first of them with every byte counted: where that passes the limit, the plan is made anew for
-less. A step that does something else falls back to the online rule, and noting begins again.
+less. A step that does something else falls back to the online rule, and noting begins again; a plan takes long to make,
+so after every fall more equal steps are wanted before the next.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Planner:
         self.trace: Trace | None = None
         self._target = limit_bytes
         self._tries = 0
+        self._equal, self._wanted = 0, 1  # equal pairs of steps in a row, and how many are wanted
         self._guessed = False
 
     def guess(self, trace: Trace) -> Plan | None:
@@ -45,7 +47,8 @@ class Planner:
     def noted(self, trace: Trace) -> None:
         """A step was noted from its beginning to its end."""
         last, self.trace = self.trace, trace
-        if last is None or not last.same(trace):
+        self._equal = self._equal + 1 if last is not None and last.same(trace) else 0
+        if last is None or self._equal < self._wanted:
             return
         trace.merge(last)
         self._target, self._tries = self.limit_bytes, 0
@@ -63,6 +66,7 @@ class Planner:
 
     def left(self) -> None:
         """A step did something else than the plan foresaw."""
+        self._equal, self._wanted = 0, 2 * self._wanted
         self.plan = self.trace = None
         self.proven = False
 

@@ -22,6 +22,7 @@ from thrifty.autodiff.errors import MemoryLimitError, ReplayError
 from thrifty.autodiff.operations import Operation, flat_outputs, user_line
 from thrifty.autodiff.snapshot import changed_behind, version_of
 from thrifty.autodiff.values import Content, Node, Read, Tie
+from thrifty.ops._stages import report_to
 
 HEADROOM = 0.05  # part of the limit that an eviction frees beyond need, so that evictions come in batches
 TOLERANCE = 0.1  # part of the limit by which it may be passed before the step is refused
@@ -81,7 +82,9 @@ class Store:
             self.gradient_bytes -= tie.nbytes
 
     def count(self, tensor: Tensor, gradient: bool) -> None:
-        """Count the bytes of a tensor's storage while it lives, if that is not done yet."""
+        """Count the bytes of a tensor's storage while it lives, if that is not done yet; sparse ones have none."""
+        if tensor.layout is not torch.strided:
+            return
         storage = tensor.untyped_storage()
         if id(storage) not in self.cells:
             self.tie(storage, storage.nbytes(), gradient)
@@ -145,14 +148,15 @@ class Store:
                 uses[id(read.content)] = uses.get(id(read.content), 0) + 1
         self._busy = set(values)
         try:
-            for node in nodes:
-                self._run_again(node, values, uses)
-                for read in node.reads:
-                    key = id(read.content)
-                    uses[key] -= 1
-                    if not uses[key]:
-                        values.pop(key, None)
-                        self._busy.discard(key)
+            with report_to(None):  # a layer that books its seconds has booked these operations once
+                for node in nodes:
+                    self._run_again(node, values, uses)
+                    for read in node.reads:
+                        key = id(read.content)
+                        uses[key] -= 1
+                        if not uses[key]:
+                            values.pop(key, None)
+                            self._busy.discard(key)
             return values[id(content)]
         finally:
             self._busy, self._asked = set(), None

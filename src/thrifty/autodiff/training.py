@@ -9,6 +9,7 @@ what it overwrote. Steps that repeat follow a plan (`planner`).
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -41,6 +42,7 @@ class Checkpointing(Noting, TorchDispatchMode):
         Noting.__init__(self, store, Course(store, self._planner))
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
         self._backward = BackwardAside(self, self._course.unseen)
+        self._uncompiled: Any = None
 
     limit_bytes = property(lambda self: self._store.limit_bytes, doc="The limit in bytes, or None.")
     peak_bytes = property(lambda self: self._store.peak_bytes, doc="Most bytes of storages made by the steps.")
@@ -60,6 +62,10 @@ class Checkpointing(Noting, TorchDispatchMode):
             raise UsageError("checkpointing() is for ordinary training steps: give the derivative call memory= instead")
         if not self._store.handles:
             self._course.begin()
+        if "torch._dynamo" in sys.modules:
+            # Compiled code overwrites buffers of its own unseen, so that what was made from them could be made wrong.
+            self._uncompiled = torch.compiler.set_stance("force_eager")
+            self._uncompiled.__enter__()
         super().__enter__()
         self._backward.__enter__()
         self._hooks.__enter__()
@@ -71,6 +77,9 @@ class Checkpointing(Noting, TorchDispatchMode):
         self._hooks.__exit__(kind, error, trace)
         self._backward.__exit__(kind, error, trace)
         super().__exit__(kind, error, trace)
+        if self._uncompiled is not None:
+            self._uncompiled.__exit__(kind, error, trace)
+            self._uncompiled = None
         if kind is None and self._course.over():
             self._course.end()
 
@@ -151,8 +160,9 @@ def checkpointing(memory: Memory) -> Checkpointing:
 
     Returns:
         A context manager for one step or many; its attributes tell `peak_bytes`, `recomputed_ops` and so on. Gradients
-        are those of the plain step, bit for bit. Under a limit in bytes, the third of equal steps follows a plan; a
-        loop that makes the context anew at each turn goes on with the plan.
+        are those of the plain step, bit for bit. What torch.compile compiled runs uncompiled inside. Under a limit in
+        bytes, the third of equal steps follows a plan; a loop that makes the context anew at each turn goes on with
+        the plan.
 
     Raises:
         UsageError: None, or inside a derivative call.

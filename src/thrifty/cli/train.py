@@ -73,6 +73,12 @@ def train(
     wire: Annotated[
         str, typer.Option(help="Gradients between workers: fp32, bf16 or fp16.", rich_help_panel=_TRAINING)
     ] = "fp32",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Of a step, as 512MiB; what does not fit is made again.", rich_help_panel=_TRAINING
+        ),
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Train through torch.compile.", rich_help_panel=_TRAINING)
     ] = False,

@@ -42,6 +42,14 @@ def refuse_wrapped(model: nn.Module, verb: str) -> None:
                 raise ModelError(f"{part} is a {cls.__name__}: call {verb}(model) {_WRAPPERS[cls.__name__]}")
 
 
+def makes_sparse_gradients(model: nn.Module) -> str:
+    """Return the name of the first layer of `model` whose gradients hold some rows alone; the empty string without."""
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True and any(p.requires_grad for p in module.parameters(recurse=False)):
+            return name or type(module).__name__
+    return ""
+
+
 def is_candidate(module: nn.Module, handled: Collection[type[nn.Module]]) -> bool:
     """Tell whether a user would expect `module` to be changed by a method that handles the types `handled`."""
     if isinstance(module, tuple(handled)):

@@ -4,11 +4,20 @@ Surgery keeps the Parameter objects, and optimizers key their state by these obj
 without rebinding. What can be wrong is the optimizer that is handed over, and this is looked at before any change.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from thrifty.core.errors import UsageError
+
+
+@runtime_checkable
+class Lazy(Protocol):
+    """An optimizer that leaves rows without a gradient behind, until somebody is about to read them."""
+
+    def catch_up(self, p: Any, rows: Any = None, *, unique: bool = False) -> None:
+        """Bring rows of a parameter to where the dense optimizer would have them."""
+        ...
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from thrifty.core.errors import ModelError
-from thrifty.core.inspection import refuse_wrapped
+from thrifty.core.inspection import makes_sparse_gradients, refuse_wrapped
 from thrifty.distributed.agreement import check_same, members
 from thrifty.distributed.cost import TransferCost
 from thrifty.distributed.plan import MergePlan, plan_of_counts
@@ -77,6 +77,7 @@ def hand_over(
         DistributedError: processes with different plans, or gone.
     """
     refuse_wrapped(model, "thrifty.distributed.data_parallel")
+    refuse_sparse(model)
     members(group)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     planned = {name for bucket in plan.buckets for name in bucket}
@@ -88,6 +89,14 @@ def hand_over(
     wrapped = DistributedDataParallel(model, process_group=group, **_caps(plan), **keywords)
     _watch(wrapped, plan)
     return wrapped
+
+
+def refuse_sparse(model: nn.Module) -> None:
+    """Make sure that all gradients of `model` are dense. Raises ModelError naming the first layer whose are not."""
+    if name := makes_sparse_gradients(model):
+        raise ModelError(
+            f"layer {name!r} makes sparse gradients, which cannot be packed into buckets: build it with sparse=False"
+        )
 
 
 def _caps(plan: MergePlan) -> dict[str, Any]:

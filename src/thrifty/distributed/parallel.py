@@ -15,7 +15,7 @@ from thrifty.core.errors import CheckpointError
 from thrifty.core.inspection import refuse_wrapped
 from thrifty.distributed.agreement import check_same, from_first, members
 from thrifty.distributed.config import MergedGradients
-from thrifty.distributed.handover import hand_over, single_cap, takes_cap_list
+from thrifty.distributed.handover import hand_over, refuse_sparse, single_cap, takes_cap_list
 from thrifty.distributed.measure_gradients import Loss, profile_gradients, specification
 from thrifty.distributed.measure_transfers import LARGEST_BYTES, SMALLEST_BYTES, default_in_flight, measure_transfers
 from thrifty.distributed.plan import OPTIMAL, MergePlan, make_plan
@@ -69,6 +69,7 @@ def measure(
     """Profile, cost and plan for `model`: as saved where that still holds, else measured. See `data_parallel`."""
     config = config or MergedGradients()
     refuse_wrapped(model, "thrifty.distributed.measure")
+    refuse_sparse(model)
     first = members(group)[0]
     check_same("the model's parameters", specification(model), group, config.timeout_s)
     check_same("the settings of merged gradients", [str({**config.to_dict()["_data"], "saved": None})], group,

@@ -16,16 +16,18 @@ steps that all ranks skip together.
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thrifty.core.config import MethodConfig
 from thrifty.core.errors import CheckpointError, ModelError, UsageError
 from thrifty.core.machine import cpu_flags
+from thrifty.core.optimizers import Lazy
 from thrifty.distributed.normalisation import NORMALISATION
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +40,7 @@ class PrecisionWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Precision:
+class Precision(MethodConfig):
     """What is computed and kept in how many bits.
 
     Attributes:
@@ -52,12 +54,15 @@ class Precision:
         UsageError: naming the field and what it may be.
     """
 
+    method: ClassVar[str] = "precision"
+
     compute: str = "fp32"
     weights: str = "fp32"
     init_scale: float = 2.0**16
     growth_interval: int = 2000
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """Check every field; see `MethodConfig.validate`."""
         if self.compute not in FORMATS:
             raise UsageError(f"Precision.compute is {self.compute!r}: choose one of {', '.join(FORMATS)}")
         if self.weights not in ("fp32", "compute"):
@@ -91,9 +96,18 @@ class Precision:
             return "this GPU has no bfloat16 products: take fp16"
         return ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)
+
+def check_fits(policy: Precision, model: nn.Module, optimizer: Optimizer) -> None:
+    """Make sure that `MixedPrecision` can be made of these; nothing is changed. Raises as it does."""
+    formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    wrong = next(iter(formats - {torch.float32}), None)
+    if wrong is not None and policy.compute != "fp32":
+        raise ModelError(f"the model has weights in {wrong}: build it in float32, the policy chooses the format")
+    if policy.half_weights and isinstance(optimizer, Lazy):
+        raise UsageError(
+            f"{type(optimizer).__name__} brings rows up to date where they are read, and 16-bit weights are copies "
+            f'that it does not know: keep fp32 weights, Precision("{policy.compute}")'
+        )
 
 
 class MixedPrecision:
@@ -114,6 +128,7 @@ class MixedPrecision:
 
     Raises:
         ModelError: a model whose parameters are not in fp32.
+        UsageError: 16-bit weights under a lazy optimizer.
 
     Warns:
         PrecisionWarning: this machine gains nothing by the policy.
@@ -122,13 +137,10 @@ class MixedPrecision:
     def __init__(
         self, policy: Precision, model: nn.Module, optimizer: Optimizer, *, group: dist.ProcessGroup | None = None
     ) -> None:
-        parameters = [p for p in model.parameters() if p.is_floating_point()]
-        wrong = next((p.dtype for p in parameters if p.dtype is not torch.float32), None)
-        if wrong is not None and policy.compute != "fp32":
-            raise ModelError(f"the model has weights in {wrong}: build it in float32, the policy chooses the format")
+        check_fits(policy, model, optimizer)
         self.policy, self.skipped = policy, 0
         self._model, self._optimizer = model, optimizer
-        self._device = parameters[0].device.type if parameters else "cpu"
+        self._device = next((p.device.type for p in model.parameters() if p.is_floating_point()), "cpu")
         drawback = policy.drawback(self._device)
         if drawback:
             warnings.warn(drawback, PrecisionWarning, stacklevel=2)

@@ -98,18 +98,28 @@ class LSHLinear(nn.Linear):
     @torch.compiler.disable
     def _hashed(self, input: Tensor) -> Tensor:
         fits = input.is_floating_point() and input.dim() > 0 and input.shape[-1] == self.in_features
-        if not fits or not input.numel() or input.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
+        device = input.device.type
+        autocast = torch.is_autocast_enabled(device) and torch.float64 not in (input.dtype, self.weight.dtype)
+        if not fits or not input.numel() or not (autocast or input.dtype == self.weight.dtype):
             return super().forward(input)
         x_RD = input.reshape(-1, self.in_features)
-        with _stages.report_to(self.lsh.seconds):
-            codes = self.lsh.codes(x_RD.detach(), self.weight, self.bias, self.training)
-            if codes is None:
-                return super().forward(input)
-            y_RN, done = self._shared(x_RD, codes) if self.lsh.config.mode == "shared" else self._each(x_RD, codes)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if autocast:  # the kernels compute in float32; the answer has the dtype that the stock layer's would have
+            x_RD, weight, bias = x_RD.float(), weight.float(), None if bias is None else bias.float()
+        with _stages.report_to(self.lsh.seconds), torch.autocast(device, enabled=False):
+            codes = self.lsh.codes(x_RD.detach(), weight.detach(), bias, self.training)
+            if codes is not None:
+                compute = self._shared if self.lsh.config.mode == "shared" else self._each
+                y_RN, done = compute(x_RD, weight, bias, codes)
+        if codes is None:
+            return super().forward(input)
         self._count(x_RD, done)
+        if autocast:
+            y_RN = y_RN.to(torch.get_autocast_dtype(device))
         return y_RN.view(*input.shape[:-1], self.out_features)
 
-    def _each(self, x_RD: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+    def _each(self, x_RD: Tensor, weight: Tensor, bias: Tensor | None, codes: Tensor) -> tuple[Tensor, int]:
         """Every row its own neurons."""
         with _stages.timed("group"):
             ids, found = self.lsh.index.candidates(codes, self.lsh.limit)
@@ -117,19 +127,19 @@ class LSHLinear(nn.Linear):
             columns = ids[there]
             pattern = pattern_of(nn.functional.pad(found.cumsum(0), (1, 0)), columns, self.out_features)
             rows = there.nonzero()[:, 0]
-        values = sampled_mm(x_RD, self.weight, *pattern)
-        if self.bias is not None:
-            values = values + self.bias[columns.long()]
+        values = sampled_mm(x_RD, weight, *pattern)
+        if bias is not None:
+            values = values + bias[columns.long()]
         y_RN = x_RD.new_zeros(len(x_RD), self.out_features).index_put((rows, columns.long()), values)
         return y_RN, columns.numel()
 
-    def _shared(self, x_RD: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+    def _shared(self, x_RD: Tensor, weight: Tensor, bias: Tensor | None, codes: Tensor) -> tuple[Tensor, int]:
         """One set of neurons for the batch."""
         with _stages.timed("group"):
             none = torch.zeros(0, dtype=torch.int64)
             ids = self.lsh.index.active(codes, none, self.lsh.limit, 0, self.lsh.steps).ids
         with _stages.timed("gemm"):
-            some = nn.functional.linear(x_RD, self.weight[ids], None if self.bias is None else self.bias[ids])
+            some = nn.functional.linear(x_RD, weight[ids], None if bias is None else bias[ids])
             y_RN = x_RD.new_zeros(len(x_RD), self.out_features).index_copy(1, ids, some)
         return y_RN, len(x_RD) * len(ids)
 

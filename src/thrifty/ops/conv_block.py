@@ -20,6 +20,7 @@ from torch import Tensor
 
 from thrifty._load_native import native
 from thrifty.ops import _stages
+from thrifty.ops._define import Op
 from thrifty.ops.geometry import Geometry, Pool
 from thrifty.ops.skip_conv2d import (
     dense_conv2d,
@@ -47,6 +48,10 @@ class Block(NamedTuple):
     pool: Pool | None
     limits: list[float]
     half: bool = False
+
+    def flat(self) -> tuple[list[int], list[float], bool, list[int]]:
+        """What `conv_block_forward` takes besides tensors."""
+        return self.geometry.flat(), self.limits, self.relu, [] if self.pool is None else self.pool.flat()
 
 
 Approximate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -107,16 +112,15 @@ class _ConvBlock(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None
     ) -> Tensor:
         ctx.block, ctx.sink, ctx.dtype = block, _stages.current(), x.dtype
-        x, y = _product(x, w, bias, block, approximate)
-        start = time.perf_counter()
-        index, out = None, y
-        if block.pool is not None:
-            out, index = relu_pool(y, block.pool)
-        elif block.relu:
-            out = y.relu_()
-        if ctx.sink is not None:
-            ctx.sink.add("conv", time.perf_counter() - start)
-        ctx.save_for_backward(x, w, out if block.relu else None, index)
+        if block.half:
+            x = x.bfloat16()
+        if approximate is None:
+            out, index = _forward(x, w, bias, *block.flat())
+        else:
+            y = approximate(x.float(), w, bias)
+            with _stages.timed("conv"):
+                out, index = _behind(y.bfloat16() if block.half else y, block.relu, block.pool)
+        ctx.save_for_backward(x, w, out if block.relu else None, None if block.pool is None else index)
         return out
 
     @staticmethod
@@ -144,28 +148,49 @@ class _ConvBlock(torch.autograd.Function):
         return dx, dw, db, None, None
 
 
-def _product(
-    x: Tensor, w: Tensor, bias: Tensor | None, block: Block, approximate: Approximate | None
+def _run_forward(
+    x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float], relu: bool, pool: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """What is to be saved of x, and the convolution's output."""
-    g, sink = block.geometry, _stages.current()
-    if approximate is not None:
-        y = approximate(x.float(), w, bias)
-        return (x.bfloat16(), y.bfloat16()) if block.half else (x, y)
-    if not block.half:
+    """The block's output and its pool's index, which is empty without a pool; bfloat16 for such an x."""
+    g = Geometry.unflat(geometry)
+    if x.dtype != torch.bfloat16:
+        y = run(x, w, bias, geometry, limits)
+    else:
         start = time.perf_counter()
-        y = run(x, w, bias, g.flat(), block.limits)
+        y = dense_conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g)
+        y = y.contiguous(memory_format=torch.channels_last)
+        sink = _stages.current()
         if sink is not None:
-            sink.add("conv", time.perf_counter() - start)
-        return x, y
-    start = time.perf_counter()
-    x = x.bfloat16()
-    y = dense_conv2d(x, w.bfloat16(), None if bias is None else bias.bfloat16(), g)
-    if sink is not None:
-        seconds = time.perf_counter() - start
-        sink.went("forward", _stages.Route(1.0, False, seconds), dense_macs(g, x.shape[0], x.shape[1], w.shape[0]))
-        sink.add("conv", seconds)
-    return x, y.contiguous(memory_format=torch.channels_last)
+            route = _stages.Route(1.0, False, time.perf_counter() - start)
+            sink.went("forward", route, dense_macs(g, x.shape[0], x.shape[1], w.shape[0]))
+    return _behind(y, relu, Pool.unflat(pool) if pool else None)
+
+
+def _behind(y: Tensor, relu: bool, pool: Pool | None) -> tuple[Tensor, Tensor]:
+    """What follows the convolution, in place where there is no pool."""
+    if pool is not None:
+        return relu_pool(y, pool)
+    return y.relu_() if relu else y, y.new_empty(0, dtype=torch.uint8)
+
+
+def _fake_forward(
+    x: Tensor, w: Tensor, bias: Tensor | None, geometry: list[int], limits: list[float], relu: bool, pool: list[int]
+) -> tuple[Tensor, Tensor]:
+    size = Pool.unflat(pool).output if pool else Geometry.unflat(geometry).output
+    out = empty_last(x, x.shape[0], w.shape[0], *size)
+    index = torch.empty_like(out, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
+    return out, index
+
+
+_forward = Op(
+    "conv_block_forward",
+    "(Tensor x, Tensor w, Tensor? bias, int[] geometry, float[] limits, bool relu, int[] pool) -> (Tensor, Tensor)",
+    stage="conv",
+    implementation=_run_forward,
+    fake=_fake_forward,
+)
+"""One op, so that whoever follows a training step op by op (checkpointing) sees what was computed, and can do so again.
+Without a pool a dense route answers in torch's layout, which the fake does not know: no compiler gets here."""
 
 
 def _share(gradient: Tensor, out: Tensor | None, index: Tensor | None, block: Block) -> float:

@@ -105,3 +105,10 @@ class Pool:
     def flat(self) -> list[int]:
         """The eight numbers as kernels take them."""
         return [*self.output, *self.kernel, *self.stride, *self.padding]
+
+    @staticmethod
+    def unflat(numbers: list[int]) -> "Pool":
+        """The inverse of `flat`. Raises ValueError for another length."""
+        if len(numbers) != 8:
+            raise ValueError(f"a pool: expected 8 numbers, got {len(numbers)}")
+        return Pool(*[(numbers[i], numbers[i + 1]) for i in range(0, 8, 2)])

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from thrifty.autodiff.budget import parse_memory
+from thrifty.compose import rules
 from thrifty.core.codec import decode_fields
 from thrifty.core.errors import UsageError
 from thrifty.distributed.wire import WIRES
@@ -47,6 +49,8 @@ class TrainConfig:
         label_smoothing: share of the target that is spread over all classes, 0..1.
         amp: `none`, `bf16` for autocast, or `bf16-weights` for weights in 16 bits with fp32 masters too.
         wire: format of gradients between workers: `fp32`, `bf16` or `fp16`.
+        memory: bytes that a step may make, for example `512MiB`: saved activations beyond them are let go, and made
+            again in the backward pass; the numbers stay the same, bit for bit. None sets no limit.
         compile: train through `torch.compile`; the step that compiles is on a clock of its own.
         seed: of initial weights, order, augmentation, dropout and methods.
         limit_train: use so many training images only.
@@ -86,6 +90,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     amp: str = "none"
     wire: str = "fp32"
+    memory: str | None = None
     compile: bool = False
     seed: int = 0
     limit_train: int | None = None
@@ -111,6 +116,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"unknown {flag(name)} '{value}'; choose one of {', '.join(allowed)}")
+        if self.memory is not None:
+            parse_memory(self.memory)
+            rules.check(["checkpointing"], [rules.COMPILE] if self.compile else [])
         check_name(self.model)
         if not self.data:
             raise UsageError("--data is empty: give a named set or the path of an ImageFolder")

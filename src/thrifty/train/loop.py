@@ -64,6 +64,7 @@ def train_epoch(
             else:
                 tally.train_s += seconds
                 tally.timed_steps += 1
+            session.note_memory()
             tally.add_step(loss=loss, correct=round(correct), images=images_a_step, learning_rate=learning_rate)
             after_step(told)
 
@@ -82,7 +83,7 @@ def train_step(
     Raises NonFiniteError and DistributedError as `train_epoch` does.
     """
     workers, precision = session.workers, session.precision
-    with exchanging(workers), precision.autocast():
+    with exchanging(workers), session.limited(), precision.autocast():
         logits = session.call(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     value, correct, step = loss.item(), int((logits.detach().argmax(dim=1) == labels).sum()), session.tally.step + 1
@@ -95,7 +96,7 @@ def train_step(
         waiting = workers.start_sum([value * share, correct, *asked])  # the sums come while the backward pass runs
         loss = loss * (share * workers.size)  # the mean over workers is then the mean over images
     precision.zero_grad()
-    with exchanging(workers):
+    with exchanging(workers), session.limited():
         precision.backward(loss)
     if workers.group is not None:
         check_gradients(session.model)

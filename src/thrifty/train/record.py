@@ -65,6 +65,9 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "eval_s": tally.eval_s,
         "peak_bytes": tally.peak_bytes,
         "peak_source": peak_source,
+        "memory": None
+        if session.memory is None
+        else {"step_peak_bytes": tally.step_peak_bytes, "recomputed_ops": tally.recomputed_ops},
         "macs": dense_macs - saved,
         "workers": session.workers.size,
         "skipped_steps": session.precision.skipped,

@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import thrifty.models
+from thrifty.autodiff import checkpointing
 from thrifty.compose import Applied, NoEffectWarning, apply_
 from thrifty.core.counters import LayerCounters
 from thrifty.core.errors import CheckpointError, ModelError
@@ -39,6 +41,7 @@ class Session:
         scheduler: stepped once after each optimizer step.
         compiles: whether the next step compiles.
         applied: the handle of the methods; None without methods.
+        memory: the checkpointing of all steps; None without a limit.
         tally: what was done so far.
         notices: what the user should know about the methods on this model.
 
@@ -63,6 +66,8 @@ class Session:
         self.notices: list[str] = []
         self.applied = self._apply(config, arm) if arm.methods else None
         self.precision = self._mix(arm.precision)
+        self.memory = checkpointing(config.memory) if config.memory is not None else None
+        self._recomputed_ops = 0
         self._hook: WireHook | None = None
         model = self.model if workers.group is None else self._data_parallel(config)
         # Beside the model, not in place of it: its state keeps the stock keys, and testing needs no second compilation.
@@ -111,6 +116,17 @@ class Session:
         """End what runs beside the training; the session is of no use then."""
         if self._hook is not None:
             self._hook.close()
+
+    def limited(self) -> AbstractContextManager[object]:
+        """Around what a step computes: keeps it within the limit of memory, where there is one."""
+        return self.memory or nullcontext()
+
+    def note_memory(self) -> None:
+        """Enter what the limit of memory took into the tally."""
+        if self.memory is not None:
+            self.tally.step_peak_bytes = max(self.tally.step_peak_bytes, self.memory.peak_bytes)
+            self.tally.recomputed_ops += self.memory.recomputed_ops - self._recomputed_ops
+            self._recomputed_ops = self.memory.recomputed_ops
 
     def settle(self) -> None:
         """Give all workers the same buffers, and add up what their layers counted; all call it, between epochs."""

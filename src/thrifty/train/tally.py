@@ -27,6 +27,8 @@ class Tally:
         data_s: seconds of waiting for batches.
         eval_s: seconds of testing.
         peak_bytes: highest peak memory so far.
+        step_peak_bytes: most bytes that a step made, under a limit of memory; 0 without one.
+        recomputed_ops: operations that were called again under it.
         losses: loss of every step.
         epochs: a row an epoch, as in `result.json`.
     """
@@ -45,6 +47,8 @@ class Tally:
     data_s: float = 0.0
     eval_s: float = 0.0
     peak_bytes: int = 0
+    step_peak_bytes: int = 0
+    recomputed_ops: int = 0
     losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 

@@ -171,6 +171,8 @@ class ArmTraining:
         notes = []
         if self._workers.size > 1:
             notes.append(f"{self._workers.size} workers share each batch of {self._plan.images_a_step} images")
+        if session.memory is not None:
+            notes.append(f"a step keeps within {self._plan.config.memory}; what does not fit is computed again")
         if session.applied is not None:
             changed = [layer.name for layer in session.applied.layers if layer.action != "dense"]
             notes.append(f"changed layers: {', '.join(changed) or 'none'}")
