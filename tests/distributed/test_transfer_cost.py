@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from thrifty.core.errors import UsageError
 from thrifty.distributed import TransferCost, TransferSample
+from thrifty.distributed.measure_transfers import without_dips
 
 SECONDS = st.floats(1e-6, 1.0)
 SAMPLES = st.lists(
@@ -79,3 +80,15 @@ def test_the_line_that_published_rules_see_is_not_drowned_by_large_sizes():
 def test_what_cannot_be_a_cost_is_refused(parts, message):
     with pytest.raises(UsageError, match=message):
         TransferCost(*parts)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_measured_dips_are_taken_out_and_the_rest_is_left(times):
+    samples = [TransferSample(1024.0 * 2**i, alone, alone + both) for i, (alone, both) in enumerate(times)]
+    kept = without_dips(samples)
+    assert [sample.size_bytes for sample in kept] == [sample.size_bytes for sample in samples]
+    for name in ("alone_s", "both_s"):
+        found, measured = ([getattr(sample, name) for sample in which] for which in (kept, samples))
+        assert found == sorted(found)
+        assert found == [min(measured[i:]) for i in range(len(measured))]
+    assert TransferCost.from_samples(kept).alone(1e9) >= TransferCost.from_samples(kept).alone(1024)

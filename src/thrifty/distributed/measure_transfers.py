@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -84,7 +85,23 @@ def _measure(
         found = _agreed([statistics.median(alone), statistics.median(both)], device, group)
         samples.append(TransferSample(size, *found))
         size *= 2
-    return TransferCost.from_samples(samples)
+    return TransferCost.from_samples(without_dips(samples))
+
+
+def without_dips(samples: Sequence[TransferSample]) -> list[TransferSample]:
+    """Let no transfer cost more than a larger one did: noise only ever adds time, and a dip would be extrapolated.
+
+    Args:
+        samples: in order of size.
+    """
+    kept: list[TransferSample] = []
+    for sample in reversed(samples):
+        if kept:
+            sample = TransferSample(
+                sample.size_bytes, min(sample.alone_s, kept[-1].alone_s), min(sample.both_s, kept[-1].both_s)
+            )
+        kept.append(sample)
+    return kept[::-1]
 
 
 def _timed(tensors: list[Tensor], group: ProcessGroup | None, limit: timedelta) -> float:
