@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +72,15 @@ PLACES: tuple[tuple[str, dict[str, str], int | None], ...] = (
 
 @dataclass(frozen=True)
 class Choices:
-    """What `--set` may choose: the networks; all of them, or the first when quick, where none is named."""
+    """What `--set` may choose.
+
+    Attributes:
+        networks: all of them, or the first when quick, where none is named.
+        places: all of them where none is named.
+    """
 
     networks: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @benchmark("reuse-inference", "CifarNet, AlexNet and VGG-19 in inference, dense against frozen tables")
@@ -84,20 +90,36 @@ def run(
     data_root: Path | None = None,
     options: Sequence[str] = (),
     earlier: Mapping[str, Any] | None = None,
+    keep: Callable[[BenchResult], None] = lambda so_far: None,
 ) -> BenchResult:
     """Train what is not trained yet, then freeze and time every network in every place; other rows are kept."""
     choices, dotted = read_options(Choices, options)
     cases = {case.network: case for case in CASES}
+    every_place = tuple(name for name, _, _ in PLACES)
     names = choices.networks or tuple(cases)[: 1 if quick else None]
+    places = choices.places or every_place
     unknown = [*dotted, *(name for name in names if name not in cases)]
+    unknown += [name for name in places if name not in every_place]
     if unknown:
-        raise UsageError(f"--set: {unknown[0]} is unknown; networks are {', '.join(cases)}")
-    rows = [row for row in (earlier or {}).get("rows", []) if row["network"] not in names]
+        raise UsageError(
+            f"--set: {unknown[0]} is unknown; networks are {', '.join(cases)}; places are {', '.join(every_place)}"
+        )
+    kept = (earlier or {}).get("rows", [])
+    rows = [row for row in kept if row["network"] not in names or row["place"] not in places]
     for case in (cases[name] for name in names):
         folder = _train(case.training(data_root), console)
         for place, environment, threads in PLACES:
-            console.print(f"{case.network} on {case.data}, {place} instructions: freezing and timing")
-            rows.append(_measure(case, folder, environment, threads, quick, data_root))
+            if place in places:
+                console.print(f"{case.network} on {case.data}, {place} instructions: freezing and timing")
+                row = _measure(case, folder, environment, threads, quick, data_root)
+                rows.append({"place": place, **row})
+                keep(_result(rows, quick))
+    return _result(rows, quick)
+
+
+def _result(rows: list[dict[str, Any]], quick: bool) -> BenchResult:
+    order = [case.network for case in CASES]
+    rows = sorted(rows, key=lambda row: (order.index(row["network"]), row["place"] != PLACES[0][0]))
     settings = {
         "max_loss": MAX_LOSS, "quick": quick, "dtype": "float32", "memory_format": "channels_last",
         "cases": [asdict(case) for case in CASES],
