@@ -2,7 +2,8 @@
 
 The small one is imitated: kernels of the base instruction set and one thread, torch and oneDNN held to SSE 4.1 as well.
 These are read when the libraries load, so every measurement is a process of its own; rivals take turns inside it.
-Dense is fp32 in channels_last with BatchNorm folded; bf16 and compiled stand beside it. Networks are trained once, on a
+Dense is fp32 in channels_last with BatchNorm folded; bf16 and compiled stand beside it, and frozen networks whose stock
+layers are fp32 or bf16. `speedup` is the faster of these two over dense fp32. Networks are trained once, on a
 part of the training images, into runs/reuse-inference, where a killed training goes on and other settings are another
 training; the rest of the training images serve to calibrate; `accuracy_loss` is counted on the whole test set.
 """
@@ -124,8 +125,8 @@ def _result(rows: list[dict[str, Any]], quick: bool) -> BenchResult:
         "max_loss": MAX_LOSS, "quick": quick, "dtype": "float32", "memory_format": "channels_last",
         "cases": [asdict(case) for case in CASES],
     }  # fmt: skip
-    columns = ("network", "isa", "threads", "dense_s", "bf16_s", "compiled_s", "reuse_s", "speedup", "dense_accuracy",
-               "accuracy_loss", "changed_answers")  # fmt: skip
+    columns = ("network", "isa", "threads", "dense_s", "bf16_s", "compiled_s", "reuse_s", "reuse_bf16_s", "speedup",
+               "over_best_stock", "dense_accuracy", "accuracy_loss", "changed_answers")  # fmt: skip
     return BenchResult(settings, rows, {"min_speedup": min(row["speedup"] for row in rows)}, columns)
 
 
