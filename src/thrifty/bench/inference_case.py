@@ -9,6 +9,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import thrifty.models
 from thrifty._load_native import native
 from thrifty.bench.timing import calibrate, interleave, median_min_max
 from thrifty.data import ImageBatches, ImageData, ImageSplit, load_images
+from thrifty.data.images import make_image_data
 from thrifty.data.subset import stratified
 from thrifty.reuse import freeze, frozen_report
 from thrifty.reuse.frozen_chains import find_chains, fold_norms
@@ -33,15 +35,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one network under the instruction set and threads of this process."""
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
-    data = load_images(request["data"], root=request["data_root"], limit_train=request["train_images"])
+    data, calibration = _data(request)
     model = _trained(request, data)
     dense = copy.deepcopy(model)
     fold_norms(dense, find_chains(dense))
     x = next(iter(_batches(data.test, request["batch"], data)))[0]
-    models: dict[str, Any] = {"dense": dense, "reuse": _frozen(model, torch.float32, request, data)}
+    frozen = partial(freeze, model, calibration, max_loss=request["max_loss"])
+    models: dict[str, Any] = {"dense": dense, "reuse": frozen(dtype=torch.float32)}
     if not request["small"]:  # none of these serves a machine without vectors
         models["bf16"] = in_dtype(dense, torch.bfloat16)
-        models["reuse_bf16"] = _frozen(model, torch.bfloat16, request, data)
+        models["reuse_bf16"] = frozen(dtype=torch.bfloat16)
         if not request["quick"]:
             models["compiled"] = torch.compile(dense)
     arms = {name: _call(each, x) for name, each in models.items()}
@@ -75,10 +78,6 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _frozen(model: nn.Module, dtype: torch.dtype, request: dict[str, Any], data: ImageData) -> nn.Module:
-    return freeze(model, _calibration(request, data), max_loss=request["max_loss"], dtype=dtype)
-
-
 def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     model = thrifty.models.build(
         request["network"], num_classes=len(data.classes), in_channels=data.channels, image_size=data.image_size
@@ -87,16 +86,21 @@ def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 
-def _calibration(request: dict[str, Any], data: ImageData) -> list[Tensor]:
-    """Training images that the network was not trained on, prepared as the others were."""
-    whole = load_images(request["data"], root=request["data_root"], limit_test=1).train
-    used = stratified(whole.labels.numpy(), request["train_images"], seed=0)
-    rest = np.setdiff1d(np.arange(len(whole)), used)
+def _data(request: dict[str, Any]) -> tuple[ImageData, list[Tensor]]:
+    """What the network was trained on, and batches of training images that it was not trained on."""
+    whole = load_images(request["data"], root=request["data_root"])
+    split = whole.train
+    used = stratified(split.labels.numpy(), request["train_images"], seed=0)
+    data = make_image_data(whole.name, _part(split, used), whole.test, whole.classes, source=whole.source)
+    rest = np.setdiff1d(np.arange(len(split)), used)
     np.random.default_rng(0).shuffle(rest)
-    kept = torch.from_numpy(rest[: CALIBRATION_BATCHES * request["batch"]])
-    return [
-        images for images, _ in _batches(ImageSplit(whole.images[kept], whole.labels[kept]), request["batch"], data)
-    ]
+    kept = _part(split, rest[: CALIBRATION_BATCHES * request["batch"]])
+    return data, [images for images, _ in _batches(kept, request["batch"], data)]
+
+
+def _part(split: ImageSplit, indexes: np.ndarray) -> ImageSplit:
+    kept = torch.from_numpy(indexes)
+    return ImageSplit(split.images[kept], split.labels[kept])
 
 
 def _batches(split: ImageSplit, size: int, data: ImageData) -> ImageBatches:

@@ -11,7 +11,6 @@ from thrifty.reuse.frozen_layer import FrozenConv2d
 from thrifty.reuse.frozen_levels import Levels, fit_levels
 
 SAMPLE_PIXELS = 8_192
-IMAGES = 32  # to time a layer: out of every cache, and not the minutes that a large batch takes on a small machine
 # Sums of one sign may grow so far beyond the largest seen in calibration before they saturate.
 HEADROOM = 1.5
 
@@ -40,7 +39,7 @@ class Seen:
     Attributes:
         rows_PC: a sample of its input's pixels.
         peak_M: the largest sum of products of one sign, per output.
-        input: up to IMAGES images, (N, C, H, W), to time and to judge on.
+        input: one batch, (N, C, H, W), to time and to judge on.
         fitted: levels by their bits.
     """
 
@@ -68,7 +67,7 @@ def watch(model: nn.Module, chains: list[Chain], batches: list[Tensor]) -> dict[
         peak_M = _peaks(conv, x[:16])
         before = seen.get(name)
         if before is None:
-            seen[name] = Seen(picked, peak_M, x[:IMAGES].clone(memory_format=torch.preserve_format))
+            seen[name] = Seen(picked, peak_M, x.clone(memory_format=torch.preserve_format))
         else:
             before.rows_PC = torch.cat([before.rows_PC, picked])
             before.peak_M = torch.maximum(before.peak_M, peak_M)
