@@ -462,6 +462,22 @@ def test_an_exact_layer_in_sixteen_bits_is_the_stock_layers_in_turn():
         assert_close(layer(x), pool(conv(x).relu()), rtol=0, atol=0)
 
 
+def test_finer_tables_of_a_way_that_is_slow_are_not_tried(monkeypatch):
+    model, batches = make()
+    tried = []
+
+    def race(models, batch, **how):
+        layer = models[1]
+        if isinstance(layer, FrozenConv2d):
+            tried.append((layer.scale.shape[0], layer.length, layer.bits))
+            return (1.0, 2.0) if layer.length == 1 else (2.0, 1.0)
+        return 1.0, 2.0
+
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", race)
+    freeze(model, batches, settings=(Setting(1, 6), Setting(1, 4), Setting(2, 2), Setting(2, 3)))
+    assert tried == [(16, 2, 2), (16, 2, 3), (16, 1, 4), (24, 2, 2), (24, 2, 3), (24, 1, 4)]
+
+
 def test_a_hopeless_rival_runs_once():
     calls = []
 

@@ -107,7 +107,10 @@ def _try(model: nn.Module, chain: Chain, seen: Seen, settings: Sequence[Setting]
     layer = LayerTrial(chain, float("inf"), reason="no setting is faster")
     fused: dict[str, Any] = {"relu": chain.relu is not None, "pool": pool}
     x = _enough(stock, seen.input)
-    for setting, make in _ways(conv, seen, settings, fused):
+    slow: set[str] = set()
+    for way, setting, make in _ways(conv, seen, settings, fused):
+        if way in slow:  # coarser tables were too slow already, and larger ones are no faster
+            continue
         frozen = make()
         dense_s, frozen_s = race((stock, frozen), x, give_up=HOPELESS)
         layer.dense_s = min(layer.dense_s, dense_s)
@@ -117,6 +120,8 @@ def _try(model: nn.Module, chain: Chain, seen: Seen, settings: Sequence[Setting]
             # An option that is both slower and worse than another is never taken.
             if not any(one.seconds <= frozen_s and one.error <= error for one in layer.options):
                 layer.options.append(Option(setting, make, frozen_s, error, table))
+        else:
+            slow.add(way)
     # Dense may have shown its best beside another setting.
     layer.options = [one for one in layer.options if one.seconds * LEAST_GAIN < layer.dense_s]
     seen.input = seen.input[:0]
@@ -131,18 +136,19 @@ def _enough(stock: nn.Module, x: Tensor) -> Tensor:
 
 def _ways(
     conv: nn.Conv2d, seen: Seen, settings: Sequence[Setting], fused: dict[str, Any]
-) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """The ways to try, by name: looking up as `settings` say, and the exact ones."""
+) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
+    """What to try: the way, the setting of it, and its layer. First lookups, coarse before fine; then exact ones."""
     zeros = bool((seen.rows_PC >= 0).all())
-    for setting in settings:
+    for setting in sorted(settings, key=lambda one: one.bits):
         size = setting.entries * conv.weight.numel() // setting.length * 2
         if size <= MAX_TABLE_BYTES and (zeros or not setting.skip):
-            yield str(setting), partial(fit, conv, seen, setting, **fused)
+            way = f"L={setting.length}" + (" skip" if setting.skip else "")
+            yield way, str(setting), partial(fit, conv, seen, setting, **fused)
     sample = seen.input[:1]
     if zeros and native is not None and conv.weight.dtype == torch.float32:
-        yield "exact, zeros skipped", partial(ExactConv2d.of, conv, sample, skip=True, **fused)
+        yield "zeros", "exact, zeros skipped", partial(ExactConv2d.of, conv, sample, skip=True, **fused)
     if fused["relu"] and fused["pool"] is not None and native is not None:
-        yield "exact, pool fused", partial(ExactConv2d.of, conv, sample, skip=False, **fused)
+        yield "pool", "exact, pool fused", partial(ExactConv2d.of, conv, sample, skip=False, **fused)
 
 
 def race(
