@@ -108,7 +108,8 @@ def precision(policy: thrifty.Precision) -> Callable[[nn.Module], Put]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PrecisionWarning)  # of machines without such products
             at_work = MixedPrecision(policy, model, torch.optim.SGD(model.parameters(), lr=0.1))
-        watch = list(model.modules())[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        last = list(model.modules())[-1]
+        watch = last.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
         scaler = at_work._scaler
         return Put(
             model, model, lambda: policy.dtype in seen, forward=at_work.autocast, backward=at_work.backward,
