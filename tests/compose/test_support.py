@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 from spawned import run_ranks
 from support_cells import WAYS
-from support_checks import CHECKS, on_each_rank, verdict
+from support_checks import CHECKS, on_rank, verdict
 
 from thrifty.compose import support
 from thrifty.compose.catalog import method_names
@@ -25,11 +25,6 @@ def world(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def ranks():
-    return {method: run_ranks(2, on_each_rank, method) for method in SEVERAL}
-
-
 @pytest.mark.parametrize("feature", support.FEATURES)
 @pytest.mark.parametrize("method", [method for method in support.CELLS if method not in SEVERAL])
 def test_the_cell_tells_the_truth(method, feature, world):
@@ -38,9 +33,8 @@ def test_the_cell_tells_the_truth(method, feature, world):
 
 @pytest.mark.parametrize("feature", support.FEATURES)
 @pytest.mark.parametrize("method", sorted(SEVERAL))
-def test_the_cell_tells_the_truth_on_every_rank(method, feature, ranks):
-    for found in ranks[method]:
-        assert found[feature] == support.CELLS[method][feature].verdict
+def test_the_cell_tells_the_truth_on_every_rank(method, feature):
+    assert run_ranks(2, on_rank, method, feature) == 2 * [support.CELLS[method][feature].verdict]
 
 
 def test_every_method_has_every_cell():

@@ -1,10 +1,9 @@
 """The checks behind the table of what goes together: one for each feature, for any way of any method.
 
-Each returns the verdict that it found, or fails. `on_each_rank` runs them for methods that need several processes.
+Each returns the verdict that it found, or fails. `on_rank` is for methods that need several processes.
 """
 
 import io
-import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -267,13 +266,7 @@ def verdict(method: str, feature: str) -> str:
     return max(found, key=[support.WORKS, support.FALLS_BACK, support.REFUSES].index)
 
 
-def on_each_rank(method: str) -> dict[str, str]:
-    """All verdicts on a method that needs several processes; a failure in place of one is its text."""
-    found = {}
+def on_rank(method: str, feature: str) -> str:
+    """The verdict on a method that needs several processes."""
     warnings.simplefilter("ignore")  # they are another's test
-    for feature in CHECKS:
-        try:
-            found[feature] = verdict(method, feature)
-        except Exception:
-            found[feature] = traceback.format_exc()
-    return found
+    return verdict(method, feature)

@@ -218,7 +218,7 @@ def torchrun(*words, restarts=0, **environment):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "--max-restarts", str(restarts), "-m", "thrifty", *words],
         env={**os.environ, "PYTHONPATH": support, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
