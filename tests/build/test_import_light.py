@@ -27,10 +27,10 @@ LIMIT_S = 0.3
 PROBE = """
 import json, sys, time, torch
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()  # a busy machine takes it from us, not the import
 import thrifty
 thrifty.apply_, thrifty.remove_, thrifty.NoEffectWarning
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps({"seconds": seconds, "loaded": sorted(set(sys.modules) - before)}))
 """
 
@@ -44,7 +44,7 @@ def test_import_is_light_and_quiet() -> None:
     assert all(run.stderr == "" for run in runs)
     found = [json.loads(run.stdout) for run in runs]
     assert not {name.split(".")[0] for name in found[0]["loaded"]} & set(HEAVY)
-    # The better of two: a busy machine may slow either.
+    # The better of two: even seconds of the processor grow where others use its caches.
     assert min(one["seconds"] for one in found) < LIMIT_S
 
 

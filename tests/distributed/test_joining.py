@@ -58,12 +58,13 @@ def test_a_worker_that_does_not_come(world):
         join(backend="gloo", timeout_s=2.0)
 
 
-def test_a_port_in_use(world, free_port):
-    world()
+def test_a_port_in_use(world):
     with socket.socket() as other:
-        other.bind(("0.0.0.0", free_port))
+        other.bind(("0.0.0.0", 0))
         other.listen()
-        with pytest.raises(DistributedError, match=f"port {free_port} is in use: choose another one"):
+        port = other.getsockname()[1]
+        world(MASTER_PORT=port)
+        with pytest.raises(DistributedError, match=f"port {port} is in use: choose another one"):
             join(backend="gloo", timeout_s=5.0)
 
 

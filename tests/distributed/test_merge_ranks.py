@@ -110,5 +110,5 @@ def test_a_process_that_dies_while_planning_is_noticed(tmp_path, when):
     left, right = run_ranks(merging.dying, 2, tmp_path, when)
     assert right == "died"
     seconds, _, message = left.partition(" ")
-    assert float(seconds) < 15
+    assert float(seconds) < 60  # it did not wait for ever; a busy machine may take its time to measure
     assert "did not answer within 3 s" in message or "a process of the group is gone" in message

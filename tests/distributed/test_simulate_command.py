@@ -93,7 +93,7 @@ def test_a_plan_under_torchrun_is_saved_and_simulated(capsys, tmp_path):
     saved = tmp_path / "plan.json"
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "thrifty"]
     words += ["plan", "--distributed", "--model", "cifarnet", "--input", "3,32,32", "--batch", "2", "--classes", "10"]
-    done = subprocess.run([*words, "--saved", str(saved)], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*words, "--saved", str(saved)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("predicted end of the last transfer") == 1  # one of the two reports
     code, out, _ = run(capsys, "simulate", "--profile", str(saved), "--workers", "4", "--algorithm", "ring")

@@ -43,7 +43,7 @@ def test_it_runs(path, tmp_path):
     np.savez(tmp_path / "items.npz", items=chosen, offsets=np.arange(0, 301, 10))
     command = [sys.executable, *LAUNCHER.get(path.stem, []), str(path), *words]
     run = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, timeout=240,
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "THRIFTY_DATA": ""},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]

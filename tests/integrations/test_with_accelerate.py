@@ -97,7 +97,7 @@ def test_two_processes_move_alike(tmp_path):
     script.write_text(TWO)
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(here), str(tmp_path)]
     run = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=240,
+        [sys.executable, *words], capture_output=True, text=True, timeout=600,
         env={
             **os.environ, "PYTHONPATH": str(here.parent / "support"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1",
         },

@@ -182,12 +182,33 @@ def deep() -> dict[str, Any]:
     return make_run(dense_arm(), reuse_arm(layers=layers, trace=trace), model="resnet50")
 
 
+def planned() -> dict[str, Any]:
+    """Of two workers, under a limit of memory, with an arm that a plan chose."""
+    more = {"timed_steps": 940, "workers": 2, "sent_bytes": 940 * 2_136_596}
+    arms = [
+        dense_arm(memory={"step_peak_bytes": 61_000_000, "recomputed_ops": 18_800}, **more),
+        reuse_arm("auto", 2.05, amp="bf16", memory={"step_peak_bytes": 58e6, "recomputed_ops": 0}, **more),
+    ]
+    tried = [
+        ("dense", 0.0128, 1.0, 0.0, ""), ("reuse", 0.0119, 1.08, 0.02, ""),
+        ("lsh", None, None, None, "changes no layer"),
+        ("dense@bf16", 0.0121, 1.06, 0.004, ""), ("reuse@bf16", 0.0102, 1.25, 0.021, ""),
+    ]  # fmt: skip
+    options = [
+        {"name": name, "methods": [], "amp": "none", "step_s": step_s, "speedup": speedup, "saved_bytes": 21e6,
+         "gradient_error": error, "changed_layers": 1, "reason": reason}
+        for name, step_s, speedup, error, reason in tried
+    ]  # fmt: skip
+    plan = {"best": "reuse@bf16", "max_error": 0.1, "steps": 50, "unrest": 1.7, "options": options, "layers": []}
+    return {**make_run(*arms, memory="64MB", wire="bf16"), "plan": plan}
+
+
 def empty() -> dict[str, Any]:
     return {"format": 1, "status": "running"}
 
 
 RUNS: dict[str, Callable[[], dict[str, Any]]] = {
-    make.__name__: make for make in (whole, several, unfinished, stopped, untouched, hostile, deep, empty)
+    make.__name__: make for make in (whole, several, unfinished, stopped, untouched, hostile, deep, planned, empty)
 }
 
 

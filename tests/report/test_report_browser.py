@@ -13,7 +13,7 @@ import pytest
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "report"
 SCREENS = {"desk": (1280, 800), "phone": (390, 844), "small-phone": (360, 640)}
-RUNS_SHOWN = ("whole", "several", "unfinished", "untouched", "hostile", "deep", "empty")
+RUNS_SHOWN = ("whole", "several", "unfinished", "untouched", "hostile", "deep", "planned", "empty")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ return Math.min(...[...document.querySelectorAll('.plot text')].map(text => text
 
 VIEWS = [
     *((kind, screen, theme) for kind in RUNS_SHOWN for screen in ("desk", "phone") for theme in ("light", "dark")),
-    *((kind, "small-phone", "light") for kind in ("whole", "hostile", "deep")),
+    *((kind, "small-phone", "light") for kind in ("whole", "hostile", "deep", "planned")),
 ]
 
 
@@ -144,7 +144,7 @@ return [...document.querySelectorAll('table')].map(one => one.getBoundingClientR
 """
 
 
-@pytest.mark.parametrize("kind", ["whole", "deep", "hostile"])
+@pytest.mark.parametrize("kind", ["whole", "deep", "hostile", "planned"])
 def test_it_prints_whole(browser: Any, report_page: Callable[[str], Path], kind: str, tmp_path: Path) -> None:
     """On paper nothing can be scrolled to: tables fit, the navigation is gone, dark readers get bright paper."""
     show(browser, report_page(kind), "desk", "dark")
@@ -160,26 +160,35 @@ def test_it_prints_whole(browser: Any, report_page: Callable[[str], Path], kind:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
-def test_tab_goes_through_the_page_in_its_order(browser: Any, report_page: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("whole", ["#arms", "#curves", "#layers", "#moves", "#setup"]),
+        ("planned", ["#arms", "#curves", "#costs", "#layers", "#moves", "#setup"]),
+    ],
+)
+def test_tab_goes_through_the_page_in_its_order(
+    browser: Any, report_page: Callable[[str], Path], kind: str, parts: list[str]
+) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    show(browser, report_page("whole"), "desk", "light")
+    show(browser, report_page(kind), "desk", "light")
     probe = (
         "const one = document.activeElement; return one.className || one.id || one.getAttribute('href') || one.tagName"
     )
     found = []
-    for _ in range(12):
+    for _ in range(len(parts) + 11):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         found.append(browser.execute_script(probe))
     assert found[0] == "skip"
-    assert found[1:6] == ["#arms", "#curves", "#layers", "#moves", "#setup"]
+    assert found[1 : len(parts) + 1] == parts
     assert found.count("scroll") >= 3 and "SUMMARY" in found
-    browser.get(report_page("whole").as_uri())
+    browser.get(report_page(kind).as_uri())
     browser.switch_to.active_element.send_keys(Keys.TAB, Keys.ENTER)
     assert browser.current_url.endswith("#arms")
 
 
-@pytest.mark.parametrize("kind", ["whole", "several", "unfinished"])
+@pytest.mark.parametrize("kind", ["whole", "several", "unfinished", "planned"])
 def test_a_screen_reader_hears_names(browser: Any, report_page: Callable[[str], Path], kind: str) -> None:
     """Every picture, table, region and link has a name in the accessibility tree, and headings go down one by one."""
     show(browser, report_page(kind), "desk", "light")

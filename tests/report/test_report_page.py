@@ -17,7 +17,7 @@ from thrifty.report.markup import Html, el, join
 from thrifty.report.svg import inline
 
 PLOT_NAMES = ("accuracy", "loss", "layer-time", "remaining-ratio")
-KINDS = ("whole", "several", "unfinished", "stopped", "untouched", "hostile", "deep", "empty")
+KINDS = ("whole", "several", "unfinished", "stopped", "untouched", "hostile", "deep", "planned", "empty")
 ALL_PLOTS = {f"{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")}
 
 

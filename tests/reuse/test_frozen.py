@@ -2,8 +2,8 @@
 
 import itertools
 import threading
-import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -478,16 +478,22 @@ def test_finer_tables_of_a_way_that_is_slow_are_not_tried(monkeypatch):
     assert tried == [(16, 2, 2), (16, 2, 3), (16, 1, 4), (24, 2, 2), (24, 2, 3), (24, 1, 4)]
 
 
-def test_a_hopeless_rival_runs_once():
-    calls = []
+def test_a_hopeless_rival_runs_once(monkeypatch):
+    calls, now = [], [0.0]
 
-    def slow(batch):
-        calls.append("slow")
-        time.sleep(0.02)
+    def taking(name, seconds):
+        def call(batch):
+            calls.append(name)
+            now[0] += seconds
 
-    dense_s, frozen_s = frozen_trial.race((lambda batch: calls.append("fast"), slow), torch.zeros(1), give_up=2.0)
-    assert calls == ["fast", "slow"] and dense_s < 0.02 and frozen_s == float("inf")
-    assert frozen_trial.race((slow, slow), torch.zeros(1), rounds=3)[1] >= 0.02 and len(calls) == 8
+        return call
+
+    monkeypatch.setattr(frozen_trial, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    fast, slow, batch = taking("fast", 0.001), taking("slow", 0.02), torch.zeros(1)
+    dense_s, frozen_s = frozen_trial.race((fast, slow), batch, give_up=2.0)
+    assert calls == ["fast", "slow"] and dense_s == pytest.approx(0.001) and frozen_s == float("inf")
+    assert frozen_trial.race((slow, slow), batch, rounds=3) == (pytest.approx(0.02), pytest.approx(0.02))
+    assert len(calls) == 8
 
 
 def test_a_network_of_the_papers_end_to_end(slow_dense):

@@ -42,7 +42,7 @@ def thrifty() -> Thrifty:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
 
     return call

@@ -8,6 +8,7 @@ import pytest
 from thrifty.cli import main as cli
 from thrifty.compose.planning import plan
 from thrifty.core.errors import CheckpointError, UsageError
+from thrifty.report import costs, load
 from thrifty.train import TrainConfig, choice, run
 
 SMALL = {
@@ -31,6 +32,9 @@ def test_auto_trains_with_the_best_of_its_plan(quick, tmp_path, monkeypatch):
     assert [method["_type"] for method in auto["methods"]] == [method["_type"] for method in best["methods"]]
     assert (auto["amp"] or "none") == best["amp"]
     assert {option["name"] for option in record["plan"]["options"]} >= {"dense", "reuse", "lsh", "dense@bf16"}
+
+    told = costs.told(load(outcome.folder))
+    assert told.startswith(f"The plan chose {best['name']} and expected ") and "in training a step took " in told
 
     def again(*arguments, **settings):
         raise AssertionError("a run that goes on tries nothing")

@@ -19,7 +19,7 @@ from thrifty.train.trial import make_plan
 
 REUSE = {
     "methods": "reuse",
-    "settings": ('reuse.stages=[{"length":8,"bits":4}]', "reuse.skip_zeros=false"),
+    "settings": ('reuse.stages=[{"length":8,"bits":4}]', "reuse.skip_zeros=false", "reuse.measure=false"),
 }
 
 

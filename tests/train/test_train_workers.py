@@ -92,6 +92,16 @@ def test_two_workers_train_what_one_does(configs, found):
     assert (other["samples"], other["macs"]) == (one["samples"], one["macs"])
 
 
+def test_bytes_on_the_wire_are_counted(configs, found):
+    _, made = configs
+    alone, plain, wire, whole, resumed = (arm(made[name]) for name in ("alone", "plain", "wire", "whole", "broken"))
+    # Of two, each sends half of its gradients to be added up, and half of the sums back.
+    assert alone["sent_bytes"] == 0
+    assert plain["sent_bytes"] == plain["steps"] * 4 * plain["parameters"]
+    assert wire["sent_bytes"] == wire["steps"] * 2 * wire["parameters"]
+    assert resumed["sent_bytes"] == whole["sent_bytes"] > 0
+
+
 def test_only_one_reports(found):
     first, second = (of_rank["plain"] for of_rank in found)
     assert first["reports"] and "2 workers share each batch of 7 images" in first["shown"]
@@ -208,7 +218,7 @@ def torchrun(*words, restarts=0, **environment):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "--max-restarts", str(restarts), "-m", "thrifty", *words],
         env={**os.environ, "PYTHONPATH": support, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -55,3 +55,16 @@ def net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.M
         nn.Dropout(0.3),
         nn.Linear(16 * (height // 2) * (width // 2), num_classes),
     )
+
+
+def wide_net(num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """Two layers, the hidden one wide enough for hash tables."""
+    height, width = image_size
+    return nn.Sequential(
+        _Spoil(),
+        nn.Flatten(),
+        nn.Linear(in_channels * height * width, 4096),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(4096, num_classes),
+    )

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import resource
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ from thrifty.core.errors import ThriftyError
 
 NAN_AT, KILL_AT = "THRIFTY_FAULTS_NAN_AT", "THRIFTY_FAULTS_KILL_AT"
 STARVE_AT, MORE_BYTES = "THRIFTY_FAULTS_STARVE_AT", "THRIFTY_FAULTS_MORE_BYTES"
-ARM = "reuse"
-_WAIT_S = 120.0
+_WAIT_S = 300.0
+_KILLED = (-signal.SIGKILL, -signal.SIGALRM)
 _PRELOADED = (
-    "thrifty.bench.fault_net", "thrifty.train", "thrifty.reuse", "thrifty.data.load", "thrifty.data.imagefolder",
-    "PIL.PngImagePlugin",
+    "thrifty.bench.fault_net", "thrifty.train", "thrifty.reuse", "thrifty.lsh", "torch.distributed",
+    "thrifty.data.load", "thrifty.data.imagefolder", "PIL.PngImagePlugin",
 )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class Limits:
         more_bytes: address space that it gets in that step, beyond what it has.
         nan_at: the training step whose batch gets a NaN.
         kill_at: the training step in which it kills itself.
+        kill_in_update: which writing into hash tables, counted from 1, it is killed in, and the seconds into it.
     """
 
     file_bytes: int | None = None
@@ -65,13 +67,16 @@ class Limits:
     more_bytes: int | None = None
     nan_at: int | None = None
     kill_at: int | None = None
+    kill_in_update: tuple[int, float] | None = None
 
 
-def start(settings: dict[str, Any], limits: Limits, answer: Path) -> multiprocessing.process.BaseProcess:
-    """Begin a training in a process of its own, which writes how it ended to `answer`."""
+def start(
+    settings: dict[str, Any], limits: Limits, answer: Path, environment: dict[str, str] | None = None
+) -> multiprocessing.process.BaseProcess:
+    """Begin a training in a process of its own, which writes how it ended to `answer`; under these variables."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    process = context.Process(target=_child, args=(settings, limits, str(answer)))
+    process = context.Process(target=_child, args=(settings, limits, str(answer), environment or {}))
     process.start()
     return process
 
@@ -85,7 +90,7 @@ def finish(process: multiprocessing.process.BaseProcess, answer: Path) -> Told:
         return Told(2, "it hung", 0)
     if not answer.exists():
         code = process.exitcode
-        return Told(-9 if code == -9 else 2, f"it ended with code {code} and no word", 0)
+        return Told(-9 if code in _KILLED else 2, f"it ended with code {code} and no word", 0)
     told = Told(**json.loads(answer.read_text(encoding="utf-8")))
     answer.unlink()
     return told
@@ -102,19 +107,19 @@ def kill_after(process: multiprocessing.process.BaseProcess, seconds: float) -> 
     process.kill()
 
 
-def saved_steps(out: Path) -> int:
+def saved_steps(out: Path, arm: str) -> int:
     """The last step that the run in `out` said to be saved: the length of its file of losses, and its whole epochs."""
-    losses = out / "losses" / f"{ARM}.npy"
+    losses = out / "losses" / f"{arm}.npy"
     return len(np.load(losses)) if losses.exists() else 0
 
 
-def outcome(out: Path) -> tuple[bytes, bytes] | None:
+def outcome(out: Path, arm: str) -> tuple[bytes, bytes] | None:
     """Weights and losses of a finished run as bytes; None where it has none."""
     from thrifty.train import load_weights
 
-    losses = out / "losses" / f"{ARM}.npy"
+    losses = out / "losses" / f"{arm}.npy"
     try:
-        weights = load_weights(out, ARM)
+        weights = load_weights(out, arm)
     except ThriftyError:
         return None
     joined = b"".join(key.encode() + value.contiguous().numpy().tobytes() for key, value in weights.items())
@@ -155,7 +160,7 @@ def cut(content: bytes, draw: random.Random) -> bytes:
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {"cut off": cut, "bit flipped": flip}
 
 
-def _child(settings: dict[str, Any], limits: Limits, answer: str) -> None:
+def _child(settings: dict[str, Any], limits: Limits, answer: str, environment: dict[str, str]) -> None:
     """Train as `thrifty train` does, and write what the command line would say."""
     from rich.console import Console
 
@@ -167,7 +172,9 @@ def _child(settings: dict[str, Any], limits: Limits, answer: str) -> None:
     wanted = {
         NAN_AT: limits.nan_at, KILL_AT: limits.kill_at, STARVE_AT: limits.starve_at, MORE_BYTES: limits.more_bytes,
     }  # fmt: skip
-    os.environ.update({name: str(value or 0) for name, value in wanted.items()})
+    os.environ.update({name: str(value or 0) for name, value in wanted.items()}, **environment)
+    if limits.kill_in_update is not None:
+        _kill_in_update(*limits.kill_in_update)
     shown = io.StringIO()
     try:
         with _limited(limits):
@@ -184,6 +191,23 @@ def _child(settings: dict[str, Any], limits: Limits, answer: str) -> None:
     done = "finished before" in shown.getvalue()
     told = Told(code, message, None if done else int(after[-1]) if after else 0)
     Path(answer).write_text(json.dumps(vars(told)), encoding="utf-8")
+
+
+def _kill_in_update(which: int, seconds: float) -> None:
+    """End this process so long after the beginning of an update of hash tables, by a signal that needs no Python."""
+    from thrifty.lsh import index
+
+    update, begun = index.table_update, 0
+
+    def observed(*arguments: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == which:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        update(*arguments)
+
+    index.table_update = observed
 
 
 class _limited:

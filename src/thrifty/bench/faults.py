@@ -1,23 +1,20 @@
 """What is lost when a machine fails: trainings killed, starved of disk and memory, files cut off and bits turned over.
 
-Each try is judged by three counts. `lost`: a run that went on from before the last step that it had said to be saved.
-`wrong`: weights or losses that differ in a bit from those of an unbroken run, or data other than those written.
-`unclear`: an end without one line that says what to do. All three should be 0.
+Each try is judged by three counts, which should be 0; see `fault_drill`.
 """
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from thrifty.bench.fault_drill import EPOCHS, LSH, REUSE, STEPS_PER_EPOCH, Count, Drill
 from thrifty.bench.registry import BenchResult, benchmark
 
 if TYPE_CHECKING:
@@ -26,75 +23,47 @@ if TYPE_CHECKING:
     from thrifty.bench.fault_runs import Limits
 
 TRIES, QUICK_TRIES = 100, 6
-EPOCHS, STEPS_PER_EPOCH = 3, 7
+_UPDATES, _UPDATE_S = 11, 1e-3  # tables are written in the first step and in every second one, each in a millisecond
+_WORKER_TIMEOUT_S = 60.0
 _STATE_FILES = ("last.pt", "previous.pt")
 # A checkpoint has 46 kB, and three of them stand side by side while one is written.
 _LEAST_DISK_BYTES, _MOST_DISK_BYTES, _ROOM_BYTES = 1 << 14, 150_000, 1 << 26
 _MOST_MEMORY_BYTES = 300_000_000  # the starved step wants more than twice as much
 
 
-@dataclass
-class _Count:
-    tries: int = 0
-    lost: int = 0
-    wrong: int = 0
-    unclear: int = 0
-
-
-class Drill:
-    """The unbroken run, a folder for the broken ones, and the judgement on them."""
-
-    def __init__(self, folder: Path, tries: int, seed: int) -> None:
-        from thrifty.bench.fault_runs import complete, outcome, write_images
-
-        self.folder, self.tries, self.draw = folder, tries, random.Random(seed)
-        self.images, self.answer = folder / "images.zip", folder / "answer.json"
-        write_images(self.images)
-        complete(self.settings("warm"), self.answer)
-        start = time.perf_counter()
-        told = complete(self.settings("whole"), self.answer)
-        self.whole_s = time.perf_counter() - start
-        self.whole = outcome(folder / "whole")
-        if told.code or self.whole is None:
-            raise RuntimeError(f"the unbroken run failed: {told.message}")
-        self.count = _Count()
-
-    def settings(self, name: str, **more: Any) -> dict[str, Any]:
-        """Settings of `thrifty train`: 21 steps with clusters and codebooks, a checkpoint after each."""
-        stages = 'reuse.stages=[{"length":8,"bits":4}]'
-        return {
-            "model": "thrifty.bench.fault_net:net", "data": str(self.images), "out": str(self.folder / name),
-            "methods": "reuse", "baseline": "none", "epochs": EPOCHS, "batch_size": 8, "threads": 1,
-            "checkpoint_every": 1,
-            "settings": ("reuse.measure=false", stages, "reuse.patience=3", "reuse.smoothing_steps=2"), **more,
-        }  # fmt: skip
-
-    def judge_end(self, code: int) -> None:
-        """Count an end that told nobody what to do; a kill tells nothing, and need not."""
-        self.count.unclear += code == 2
-
-    def judge_resumed(self, settings: dict[str, Any], saved: int) -> None:
-        """Go on with a broken run, without the fault, and compare it with the unbroken one."""
-        from thrifty.bench.fault_runs import complete, outcome
-
-        out = Path(settings["out"])
-        begun = (out / "result.json").exists()
-        told = complete({**settings, "resume": begun}, self.answer)
-        self.count.lost += told.began_at is not None and told.began_at < saved
-        self.count.wrong += told.code == 0 and outcome(out) != self.whole
-        # Without a fault there is no reason not to come to the end.
-        self.count.unclear += told.code != 0
-        shutil.rmtree(out, ignore_errors=True)
-
-
 def _killed(drill: Drill) -> None:
     from thrifty.bench.fault_runs import Limits, finish, kill_after, saved_steps, start
 
     settings = drill.settings("killed")
+    _, whole_s = drill.whole(settings)
     process = start(settings, Limits(), drill.answer)
-    kill_after(process, drill.draw.uniform(0, drill.whole_s))
+    kill_after(process, drill.draw.uniform(0, whole_s))
     drill.judge_end(finish(process, drill.answer).code)
-    drill.judge_resumed(settings, saved_steps(Path(settings["out"])))
+    drill.judge_resumed(settings, saved_steps(Path(settings["out"]), REUSE))
+
+
+def _killed_in_update(drill: Drill) -> None:
+    from thrifty.bench.fault_runs import Limits, complete, saved_steps
+
+    settings = drill.settings("tables", LSH)
+    limits = Limits(kill_in_update=(drill.draw.randint(1, _UPDATES), drill.draw.uniform(0, _UPDATE_S)))
+    told = complete(settings, drill.answer, limits)
+    assert told.code == -9, told  # else the fault did not happen
+    drill.judge_resumed(settings, saved_steps(Path(settings["out"]), LSH))
+
+
+def _killed_worker(drill: Drill) -> None:
+    from thrifty.bench.fault_group import WORKERS, complete_group
+    from thrifty.bench.fault_runs import saved_steps
+
+    settings = drill.settings("group", worker_timeout=_WORKER_TIMEOUT_S)
+    whole, whole_s = drill.whole(settings, group=True)
+    lost = drill.draw.randrange(WORKERS)
+    broken = complete_group(settings, drill.folder, attempt=0, kill=(lost, drill.draw.uniform(0, whole_s)))
+    for told in broken:
+        drill.judge_end(told.code)
+    saved = saved_steps(Path(settings["out"]), REUSE)
+    drill.judge_outcome(settings, complete_group(settings, drill.folder, attempt=1), saved, whole)
 
 
 def _full_disk(drill: Drill) -> None:
@@ -107,7 +76,7 @@ def _full_disk(drill: Drill) -> None:
     ):
         drill.judge_end(complete(settings, drill.answer, limits).code)
         relax()
-        drill.judge_resumed(settings, saved_steps(Path(settings["out"])))
+        drill.judge_resumed(settings, saved_steps(Path(settings["out"]), REUSE))
 
 
 @contextmanager
@@ -133,7 +102,7 @@ def _quietly(words: list[str]) -> int:
 
 def _checkpoint(how: str) -> Callable[[Drill], None]:
     def damage(drill: Drill) -> None:
-        from thrifty.bench.fault_runs import ARM, DAMAGES, Limits, complete, outcome, saved_steps
+        from thrifty.bench.fault_runs import DAMAGES, Limits, complete, outcome, saved_steps
 
         paused = drill.folder / "paused"
         if not paused.exists():
@@ -142,13 +111,13 @@ def _checkpoint(how: str) -> Callable[[Drill], None]:
         out = Path(shutil.copytree(paused, settings["out"]))
         both = drill.draw.random() < 0.2
         for name in _STATE_FILES[: 2 if both else 1]:
-            path = out / "checkpoints" / ARM / name
+            path = out / "checkpoints" / REUSE / name
             path.write_bytes(DAMAGES[how](path.read_bytes(), drill.draw))
         told = complete({**settings, "resume": True}, drill.answer)
         drill.judge_end(told.code)
         # With one damaged the one before is good, and it is a step older; with both, nothing may be gone on from.
-        drill.count.lost += not both and (told.code != 0 or (told.began_at or 0) < saved_steps(paused) - 1)
-        drill.count.wrong += told.code == 0 and outcome(out) != drill.whole
+        drill.count.lost += not both and (told.code != 0 or (told.began_at or 0) < saved_steps(paused, REUSE) - 1)
+        drill.count.wrong += told.code == 0 and outcome(out, REUSE) != drill.whole(settings)[0]
         shutil.rmtree(out)
 
     return damage
@@ -201,19 +170,19 @@ def _data_files(folder: Path) -> list[tuple[Path, Path]]:
 def _nan(drill: Drill) -> None:
     import numpy as np
 
-    from thrifty.bench.fault_runs import ARM, Limits, complete, saved_steps
+    from thrifty.bench.fault_runs import Limits, complete, saved_steps
 
     settings = drill.settings("nan")
     at = drill.draw.randint(1, EPOCHS * STEPS_PER_EPOCH)
     told = complete(settings, drill.answer, Limits(nan_at=at))
     out = Path(settings["out"])
     drill.judge_end(told.code)
-    drill.count.lost += saved_steps(out) < at - 1
-    losses = out / "losses" / f"{ARM}.npy"
+    drill.count.lost += saved_steps(out, REUSE) < at - 1
+    losses = out / "losses" / f"{REUSE}.npy"
     found = np.load(losses).tobytes() if losses.exists() else b""
-    assert drill.whole is not None
+    _, whole_losses = drill.whole(settings)[0]
     # What is not a number must be told in the step that it came in, and nothing of it may be kept.
-    drill.count.wrong += told.code == 0 or f"step {at} " not in told.message or not drill.whole[1].startswith(found)
+    drill.count.wrong += told.code == 0 or f"step {at} " not in told.message or not whole_losses.startswith(found)
     shutil.rmtree(out)
 
 
@@ -224,12 +193,14 @@ def _memory(drill: Drill) -> None:
     at = drill.draw.randint(1, EPOCHS * STEPS_PER_EPOCH)
     limits = Limits(starve_at=at, more_bytes=drill.draw.randrange(_MOST_MEMORY_BYTES))
     drill.judge_end(complete(settings, drill.answer, limits).code)
-    drill.judge_resumed(settings, saved_steps(Path(settings["out"])))
+    drill.judge_resumed(settings, saved_steps(Path(settings["out"]), REUSE))
 
 
 # fault -> one try of it; a try adds to `drill.count`
 FAULTS: dict[str, Callable[[Drill], None]] = {
     "killed": _killed,
+    "killed in a table update": _killed_in_update,
+    "worker killed": _killed_worker,
     "disk full": _full_disk,
     "checkpoint cut off": _checkpoint("cut off"),
     "checkpoint bit flipped": _checkpoint("bit flipped"),
@@ -263,9 +234,10 @@ def run(quick: bool, console: Console, options: tuple[str, ...] = ()) -> BenchRe
     rows = []
     with tempfile.TemporaryDirectory(prefix="thrifty-faults-") as folder:
         drill = Drill(Path(folder), tries, chosen.seed)
-        console.print(f"an unbroken run takes {drill.whole_s:.2f} s; {tries} tries of each fault")
+        _, whole_s = drill.whole(drill.settings("whole"))
+        console.print(f"an unbroken run takes {whole_s:.2f} s; {tries} tries of each fault")
         for name in chosen.faults:
-            drill.count = _Count()
+            drill.count = Count()
             for _ in range(tries):
                 FAULTS[name](drill)
                 drill.count.tries += 1

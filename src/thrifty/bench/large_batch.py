@@ -7,18 +7,15 @@ and precision, and train in turn; a killed run goes on. Source: Jia et al., arXi
 
 from __future__ import annotations
 
-import shlex
-import shutil
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thrifty.bench.options import read_options
+from thrifty.bench.options import command_line, read_options
 from thrifty.bench.registry import BenchResult, benchmark
-from thrifty.bench.training_turns import Training, make_training, train_in_turn
+from thrifty.bench.training_turns import Training, forget, make_training, train_in_turn
 from thrifty.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,12 +85,9 @@ def run(
     earlier: Mapping[str, Any] | None = None,
 ) -> BenchResult:
     """Train every arm on every chosen data set, and compare; rows of other sets in `earlier` are kept."""
-    choices, dotted = read_options(Choices, options)
+    choices, dotted = read_options(Choices, options, QUICK if quick else None)
     if dotted:
         raise UsageError(f"--set {next(iter(dotted))}: large-batch has no such setting")
-    if quick:
-        given = {word.partition("=")[0] for word in options}
-        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
     arms = (SMALL, *(arm for arm in choices.arms or ARMS if arm != SMALL))
     for arm in arms:
         if arm not in ARMS:
@@ -102,7 +96,7 @@ def run(
         raise UsageError("--set seeds and batch_size: give 1 or more")
     rows = [row for row in (earlier or {}).get("rows", []) if row["data"] not in choices.data]
     settings = dict((earlier or {}).get("settings", {}).get("data", {}))
-    command = shlex.join(["thrifty", *sys.argv[1:]])
+    command = command_line()
     for data in choices.data:
         trainings = _trainings(data, arms, choices, data_root)
         _train(data, trainings, choices, command, console)
@@ -141,8 +135,7 @@ def _train(data: str, trainings: list[Training], choices: Choices, command: str,
     from thrifty.train.trial import load_data
 
     if choices.fresh:
-        for training in trainings:
-            shutil.rmtree(training.folder, ignore_errors=True)
+        forget(trainings)
     waiting = [training for training in trainings if not training.over()]
     if len(waiting) < len(trainings):
         console.print(f"{data}: {len(trainings) - len(waiting)} of {len(trainings)} trainings are done already; "

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,12 +97,9 @@ def _against(dense: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, list[int], list[float]]:
-    choices, dotted = read_options(Choices, options)
+    choices, dotted = read_options(Choices, options, QUICK if quick else None)
     if dotted:
         raise UsageError(f"--set {next(iter(dotted))}: there is nothing of this name to set")
-    if quick:
-        given = {word.partition("=")[0] for word in options}
-        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
     for key, known in (("sets", SETS), ("methods", METHODS)):
         unknown = set(getattr(choices, key)) - set(known)
         if unknown:

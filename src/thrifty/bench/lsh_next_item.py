@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +92,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
 
 
 def _choices(quick: bool, options: Sequence[str]) -> tuple[Choices, Own]:
-    choices, dotted = read_options(Choices, options)
-    if quick:
-        given = {word.partition("=")[0] for word in options}
-        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
+    choices, dotted = read_options(Choices, options, QUICK if quick else None)
     unknown = set(choices.arms) - set(ALL)
     if unknown:
         raise UsageError(f"--set arms: no arm is called {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")

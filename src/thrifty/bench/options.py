@@ -7,8 +7,10 @@ not fields: they are handed back as they are.
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from thrifty.core.codec import decode_fields
@@ -17,8 +19,10 @@ from thrifty.core.errors import UsageError
 Choices = TypeVar("Choices")
 
 
-def read_options(kind: type[Choices], words: Sequence[str]) -> tuple[Choices, dict[str, Any]]:
-    """Return the choices that `words` make, and the values of the keys with a dot.
+def read_options(
+    kind: type[Choices], words: Sequence[str], quick: Mapping[str, Any] | None = None
+) -> tuple[Choices, dict[str, Any]]:
+    """Return the choices that `words` make, and the values of the keys with a dot; `quick` fills in what is not named.
 
     Raises:
         UsageError: a word of another form, a key given twice or unknown, a value of another type.
@@ -37,7 +41,12 @@ def read_options(kind: type[Choices], words: Sequence[str]) -> tuple[Choices, di
             found[key] = [part.strip() for part in text.split(",") if part.strip()]
         else:
             found[key] = _value(text)
-    return kind(**decode_fields(kind, plain, "--set")), dotted
+    return kind(**{**(quick or {}), **decode_fields(kind, plain, "--set")}), dotted
+
+
+def command_line() -> str:
+    """The command that is running, as it can be typed again."""
+    return shlex.join(["thrifty", *sys.argv[1:]])
 
 
 def _value(text: str) -> Any:

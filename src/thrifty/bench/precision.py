@@ -6,14 +6,12 @@ autocast, `bf16-weights` keeps the weights in 16 bits too and fp32 masters besid
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thrifty.bench.options import read_options
+from thrifty.bench.options import command_line, read_options
 from thrifty.bench.registry import BenchResult, benchmark
 from thrifty.core.errors import UsageError
 
@@ -67,12 +65,9 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
     from thrifty.train import TrainConfig
     from thrifty.train.precisions import AMPS
 
-    choices, dotted = read_options(Choices, options)
+    choices, dotted = read_options(Choices, options, QUICK if quick else None)
     if dotted:
         raise UsageError(f"--set {next(iter(dotted))}: precision has no such setting")
-    if quick:
-        given = {word.partition("=")[0] for word in options}
-        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
     for name in choices.precisions:
         if name not in AMPS:
             raise UsageError(f"--set precisions={name}: choose among {', '.join(AMPS)}")
@@ -102,7 +97,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
     settings = {
         "epochs": choices.epochs, "trained": choices.trained, "limit_train": choices.limit_train,
         "repeats": choices.repeats, "image_size": choices.image_size, "drawback": drawback or None,
-        "command": shlex.join(["thrifty", *sys.argv[1:]]),
+        "command": command_line(),
     }  # fmt: skip
     columns = ("network", "data", "batch", "dtype", "step_s", "min_s", "max_s", "speedup", "accuracy")
     return BenchResult(settings, rows, summary, columns)
@@ -156,7 +151,7 @@ def _train(base: TrainConfig, choices: Choices, console: Console) -> dict[str, d
     from thrifty.bench.training_turns import make_training, train_in_turn
     from thrifty.train.trial import load_data
 
-    command = shlex.join(["thrifty", *sys.argv[1:]])
+    command = command_line()
     trainings = {
         name: make_training(name, replace(base, amp=name), Path(choices.out) / choices.trained)
         for name in choices.precisions

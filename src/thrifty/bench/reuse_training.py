@@ -10,18 +10,15 @@ it is how much the machine drifted.
 from __future__ import annotations
 
 import itertools
-import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thrifty.bench.options import read_options
+from thrifty.bench.options import command_line, read_options
 from thrifty.bench.registry import BenchResult, benchmark
 from thrifty.bench.time_to_accuracy import MARGIN, fill_in
-from thrifty.bench.training_turns import Training, make_training, train_in_turn
+from thrifty.bench.training_turns import Training, forget, make_training, train_in_turn
 from thrifty.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,10 +89,7 @@ def run(
     earlier: Mapping[str, Any] | None = None,
 ) -> BenchResult:
     """Train every arm of every chosen network, and compare; rows of other networks in `earlier` are kept."""
-    choices, dotted = read_options(Choices, options)
-    if quick:
-        given = {word.partition("=")[0] for word in options}
-        choices = replace(choices, **{key: value for key, value in QUICK.items() if key not in given})
+    choices, dotted = read_options(Choices, options, QUICK if quick else None)
     networks = choices.networks or tuple(name for name, course in COURSES.items() if course.whole)
     for name in networks:
         if name not in COURSES:
@@ -171,8 +165,7 @@ def _network(
                 config = replace(config, methods=compiled, compile=True)
                 trainings.append(make_training(f"{compiled} compiled", config, parent))
     if choices.fresh:
-        for training in trainings:
-            shutil.rmtree(training.folder, ignore_errors=True)
+        forget(trainings)
     before = [training for training in trainings if training.over()]
     if before:
         began = max((training.record() or {}).get("started", "") for training in before)
@@ -183,15 +176,11 @@ def _network(
         for seed in dict.fromkeys(training.config.seed for training in trainings):
             console.print(f"{name}, seed {seed}: {data.source}, {len(data.train)} images", markup=False, soft_wrap=True)
             of_seed = [training for training in trainings if training.config.seed == seed]
-            train_in_turn(of_seed, data, command=_command(), console=console)
+            train_in_turn(of_seed, data, command=command_line(), console=console)
     rows = [_row(name, training) for training in trainings]
     return rows, {"epochs": epochs, "batch_size": choices.batch_size, "limit_train": choices.limit_train,
                   "memory_format": "channels_last", "optimizer": "sgd, fused", "schedule": base.schedule,
-                  "command": _command()}  # fmt: skip
-
-
-def _command() -> str:
-    return shlex.join(["thrifty", *sys.argv[1:]])
+                  "command": command_line()}  # fmt: skip
 
 
 def _compiled_arm(base: TrainConfig, parent: Path, choices: Choices, console: Console) -> str | None:

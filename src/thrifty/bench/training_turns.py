@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +65,12 @@ def make_training(arm: str, config: TrainConfig, parent: Path) -> Training:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{arm.replace(' ', '-')}-seed{config.seed}-{digest}"
     return Training(arm, replace(config, out=str(parent / name)))
+
+
+def forget(trainings: Sequence[Training]) -> None:
+    """Remove the runs, so that they are trained anew."""
+    for training in trainings:
+        shutil.rmtree(training.folder, ignore_errors=True)
 
 
 def train_in_turn(trainings: list[Training], data: ImageData, *, command: str, console: Console) -> None:

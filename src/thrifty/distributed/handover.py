@@ -26,6 +26,8 @@ from thrifty.distributed.profile import GradientProfile
 from thrifty.distributed.rules import MIB, capped
 
 DDP_DEFAULT = "ddp-default"
+_LEAST_COMPILED_BYTES = MIB
+"""Gradients of a piece of code that torch.compile makes under DistributedDataParallel: its first piece has so many."""
 
 
 class PlanWarning(UserWarning):
@@ -87,6 +89,8 @@ def hand_over(
         raise ModelError(f"the plan is of another model: {odd} is in {where}; make a plan for this model")
     check_same("the merge plan", [plan.rule, *map(str, plan.buckets)], group, timeout_s)
     wrapped = DistributedDataParallel(model, process_group=group, **_caps(plan), **keywords)
+    # The buckets are laid out by now; torch.compile, which parts its code by this attribute, refuses a smaller one.
+    wrapped.bucket_bytes_cap = max(wrapped.bucket_bytes_cap, _LEAST_COMPILED_BYTES)
     _watch(wrapped, plan)
     return wrapped
 

@@ -108,10 +108,12 @@ class WireHook:
         groups: ranks by group, as given or detected; None on the flat route.
         switch_bytes: as given or measured; None on other routes than the hybrid.
         buckets: how many the model's gradients came in so far.
+        item_bytes: of a gradient's element on the wire.
     """
 
     def __init__(self, model: nn.Module, wire: Wire, group: dist.ProcessGroup, device: torch.device | None) -> None:
         self.wire, self._dtype, self._device = wire, wire_dtype(wire.format), device
+        self.item_bytes = self._dtype.itemsize
         self.groups: Groups | None = None
         self.buckets = 0
         self.switch_bytes = wire.switch_bytes

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import CheckpointError, ModelError, UsageError
+from thrifty.core.inspection import refuse_wrapped
 from thrifty.core.machine import cpu_flags
 from thrifty.core.optimizers import Lazy
 from thrifty.distributed.normalisation import NORMALISATION
@@ -99,6 +100,8 @@ class Precision(MethodConfig):
 
 def check_fits(policy: Precision, model: nn.Module, optimizer: Optimizer) -> None:
     """Make sure that `MixedPrecision` can be made of these; nothing is changed. Raises as it does."""
+    # DistributedDataParallel has laid out its buckets by the weights' format, and what wraps a model renames its state.
+    refuse_wrapped(model, "thrifty.distributed.MixedPrecision")
     formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
     wrong = next(iter(formats - {torch.float32}), None)
     if wrong is not None and policy.compute != "fp32":
@@ -127,7 +130,7 @@ class MixedPrecision:
         skipped: steps that an overflow cost so far.
 
     Raises:
-        ModelError: a model whose parameters are not in fp32.
+        ModelError: a model whose parameters are not in fp32, or that is wrapped or compiled already.
         UsageError: 16-bit weights under a lazy optimizer.
 
     Warns:

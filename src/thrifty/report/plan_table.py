@@ -10,9 +10,9 @@ from rich.text import Text
 from thrifty.compose.candidate import DENSE
 from thrifty.compose.planning import Plan, PlannedLayer
 from thrifty.report import numbers
+from thrifty.report.costs import UNREST
 
 MOST_LAYERS = 12
-BUSY = 1.5  # median over shortest step
 
 
 def plan_table(plan: Plan, most_layers: int = MOST_LAYERS) -> RenderableType:
@@ -21,7 +21,7 @@ def plan_table(plan: Plan, most_layers: int = MOST_LAYERS) -> RenderableType:
     return Group(
         _options(plan),
         Text(verdict(plan), style="green" if plan.best != "dense" else ""),
-        *([Text(busy, style="yellow")] if plan.unrest > BUSY else []),
+        *([Text(busy, style="yellow")] if plan.unrest > UNREST else []),
         *_layers(plan, most_layers),
     )
 

@@ -8,137 +8,48 @@ Every dataclass field carries the reader that turns plain JSON into its value.
 from __future__ import annotations
 
 import json
-import math
-import sys
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from thrifty.core.counters import STAGES as STAGES
 from thrifty.core.errors import DataError, UsageError
+from thrifty.report.reading import MAPPING, NAMES, NUMBER, NUMBERS, TEXT, WHOLE, build, many, objects, one
 from thrifty.report.salvage import salvage
 
 RESULT_NAME = "result.json"
 FORMAT = 1
 MAX_BYTES = 1 << 28
 
-_Reader = Callable[[Any, str, list[str]], Any]
-_T = TypeVar("_T")
-
-
-def _number(value: Any, where: str, problems: list[str]) -> float | None:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    # An integer of hundreds of digits is valid JSON, and no number that a run could mean.
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-        return value
-    problems.append(f"{where} is not a number")
-    return None
-
-
-def _whole(value: Any, where: str, problems: list[str]) -> int | None:
-    number = _number(value, where, problems)
-    return None if number is None else int(number)
-
-
-def _text(value: Any, where: str, problems: list[str]) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        problems.append(f"{where} is not text")
-    return str(value)
-
-
-def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if isinstance(value, dict):
-        return value
-    problems.append(f"{where} is not an object")
-    return {}
-
-
-def _numbers(value: Any, where: str, problems: list[str]) -> dict[str, float]:
-    read = {key: _number(item, f"{where}.{key}", problems) for key, item in _mapping(value, where, problems).items()}
-    return {key: item for key, item in read.items() if item is not None}
-
-
-def _names(value: Any, where: str, problems: list[str]) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        problems.append(f"{where} is not a list")
-        return ()
-    # A method may be written as its name or as its {"_type", "_version", "_data"} form.
-    return tuple(str(item.get("_type", item)) if isinstance(item, dict) else str(item) for item in value)
-
-
-def _objects(value: Any, where: str, problems: list[str]) -> tuple[dict[str, Any], ...]:
-    # What is wrong with it has been told when the names were read.
-    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
-
-
-def _many(cls: type[_T]) -> _Reader:
-    def read(value: Any, where: str, problems: list[str]) -> tuple[_T, ...]:
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            problems.append(f"{where} is not a list")
-            return ()
-        return tuple(_build(cls, item, f"{where}[{index}]", problems) for index, item in enumerate(value))
-
-    return read
-
-
-def _build(cls: type[_T], value: Any, where: str, problems: list[str]) -> _T:
-    raw = _mapping(value, where, problems)
-    return cls(
-        **{
-            item.name: item.metadata["read"](_under(raw, item), f"{where}.{item.name}", problems)
-            for item in fields(cls)  # type: ignore[arg-type]
-            if "read" in item.metadata
-        }
-    )
-
-
-def _under(raw: dict[str, Any], item: Field[Any]) -> Any:
-    return raw.get(item.metadata.get("key", item.name))
-
-
-_NUMBER, _WHOLE, _TEXT, _NAMES, _MAPPING, _NUMBERS = (
-    {"read": reader} for reader in (_number, _whole, _text, _names, _mapping, _numbers)
-)
-
 
 @dataclass(frozen=True)
 class Epoch:
     """One row of the table by epoch; losses are means, accuracies fractions 0..1, seconds cumulative."""
 
-    epoch: int | None = field(metadata=_WHOLE)
-    train_loss: float | None = field(metadata=_NUMBER)
-    train_accuracy: float | None = field(metadata=_NUMBER)
-    test_loss: float | None = field(metadata=_NUMBER)
-    test_accuracy: float | None = field(metadata=_NUMBER)
-    train_s: float | None = field(metadata=_NUMBER)
-    data_s: float | None = field(metadata=_NUMBER)
-    eval_s: float | None = field(metadata=_NUMBER)
-    learning_rate: float | None = field(metadata=_NUMBER)
+    epoch: int | None = field(metadata=WHOLE)
+    train_loss: float | None = field(metadata=NUMBER)
+    train_accuracy: float | None = field(metadata=NUMBER)
+    test_loss: float | None = field(metadata=NUMBER)
+    test_accuracy: float | None = field(metadata=NUMBER)
+    train_s: float | None = field(metadata=NUMBER)
+    data_s: float | None = field(metadata=NUMBER)
+    eval_s: float | None = field(metadata=NUMBER)
+    learning_rate: float | None = field(metadata=NUMBER)
 
 
 @dataclass(frozen=True)
 class Layer:
     """What one layer did over the whole run: MACs, mean remaining ratio and error, seconds by stage."""
 
-    name: str = field(metadata=_TEXT)
-    kind: str = field(metadata=_TEXT)
-    action: str = field(metadata=_TEXT)
-    reason: str = field(metadata=_TEXT)
-    macs: float | None = field(metadata=_NUMBER)
-    dense_macs: float | None = field(metadata=_NUMBER)
-    remaining_ratio: float | None = field(metadata=_NUMBER)
-    error: float | None = field(metadata=_NUMBER)
-    stages_s: dict[str, float] = field(metadata=_NUMBERS)
+    name: str = field(metadata=TEXT)
+    kind: str = field(metadata=TEXT)
+    action: str = field(metadata=TEXT)
+    reason: str = field(metadata=TEXT)
+    macs: float | None = field(metadata=NUMBER)
+    dense_macs: float | None = field(metadata=NUMBER)
+    remaining_ratio: float | None = field(metadata=NUMBER)
+    error: float | None = field(metadata=NUMBER)
+    stages_s: dict[str, float] = field(metadata=NUMBERS)
 
     @property
     def total_s(self) -> float:
@@ -150,48 +61,81 @@ class Layer:
 class TracePoint:
     """One layer at one sampled step."""
 
-    step: int | None = field(metadata=_WHOLE)
-    layer: str = field(metadata=_TEXT)
-    stage: int | None = field(metadata=_WHOLE)
-    remaining_ratio: float | None = field(metadata=_NUMBER)
-    error: float | None = field(metadata=_NUMBER)
+    step: int | None = field(metadata=WHOLE)
+    layer: str = field(metadata=TEXT)
+    stage: int | None = field(metadata=WHOLE)
+    remaining_ratio: float | None = field(metadata=NUMBER)
+    error: float | None = field(metadata=NUMBER)
 
 
 @dataclass(frozen=True)
 class Event:
     """A move that a controller made."""
 
-    step: int | None = field(metadata=_WHOLE)
-    layer: str = field(metadata=_TEXT)
-    what: str = field(metadata=_TEXT)
-    reason: str = field(metadata=_TEXT)
+    step: int | None = field(metadata=WHOLE)
+    layer: str = field(metadata=TEXT)
+    what: str = field(metadata=TEXT)
+    reason: str = field(metadata=TEXT)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """What a limit of memory came to: most bytes that a step made, and operations that were called again for it."""
+
+    step_peak_bytes: float | None = field(metadata=NUMBER)
+    recomputed_ops: int | None = field(metadata=WHOLE)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One combination of methods and precision that a plan tried."""
+
+    name: str = field(metadata=TEXT)
+    step_s: float | None = field(metadata=NUMBER)
+    speedup: float | None = field(metadata=NUMBER)
+    saved_bytes: float | None = field(metadata=NUMBER)
+    gradient_error: float | None = field(metadata=NUMBER)
+    reason: str = field(metadata=TEXT)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the run's arm `auto` was chosen by, measured before its first step."""
+
+    best: str = field(metadata=TEXT)
+    unrest: float | None = field(metadata=NUMBER)
+    options: tuple[Tried, ...] = field(metadata={"read": many(Tried)})
 
 
 @dataclass(frozen=True)
 class Arm:
     """One training of the network: dense or with methods. Seconds of training, data and evaluation are apart."""
 
-    name: str = field(metadata=_TEXT)
-    methods: tuple[str, ...] = field(metadata=_NAMES)
-    configs: tuple[dict[str, Any], ...] = field(metadata={"read": _objects, "key": "methods"})
-    amp: str = field(metadata=_TEXT)
-    status: str = field(metadata=_TEXT)
-    message: str = field(metadata=_TEXT)
-    test_accuracy: float | None = field(metadata=_NUMBER)
-    best_test_accuracy: float | None = field(metadata=_NUMBER)
-    train_s: float | None = field(metadata=_NUMBER)
-    data_s: float | None = field(metadata=_NUMBER)
-    eval_s: float | None = field(metadata=_NUMBER)
-    peak_bytes: float | None = field(metadata=_NUMBER)
-    peak_source: str = field(metadata=_TEXT)
-    macs: float | None = field(metadata=_NUMBER)
-    dense_macs: float | None = field(metadata=_NUMBER)
-    parameters: int | None = field(metadata=_WHOLE)
-    steps: int | None = field(metadata=_WHOLE)
-    epochs: tuple[Epoch, ...] = field(metadata={"read": _many(Epoch)})
-    layers: tuple[Layer, ...] = field(metadata={"read": _many(Layer)})
-    trace: tuple[TracePoint, ...] = field(metadata={"read": _many(TracePoint)})
-    events: tuple[Event, ...] = field(metadata={"read": _many(Event)})
+    name: str = field(metadata=TEXT)
+    methods: tuple[str, ...] = field(metadata=NAMES)
+    configs: tuple[dict[str, Any], ...] = field(metadata={"read": objects, "key": "methods"})
+    amp: str = field(metadata=TEXT)
+    status: str = field(metadata=TEXT)
+    message: str = field(metadata=TEXT)
+    test_accuracy: float | None = field(metadata=NUMBER)
+    best_test_accuracy: float | None = field(metadata=NUMBER)
+    train_s: float | None = field(metadata=NUMBER)
+    data_s: float | None = field(metadata=NUMBER)
+    eval_s: float | None = field(metadata=NUMBER)
+    peak_bytes: float | None = field(metadata=NUMBER)
+    peak_source: str = field(metadata=TEXT)
+    macs: float | None = field(metadata=NUMBER)
+    dense_macs: float | None = field(metadata=NUMBER)
+    parameters: int | None = field(metadata=WHOLE)
+    steps: int | None = field(metadata=WHOLE)
+    timed_steps: int | None = field(metadata=WHOLE)
+    workers: int | None = field(metadata=WHOLE)
+    sent_bytes: float | None = field(metadata=NUMBER)
+    memory: Limited | None = field(metadata={"read": one(Limited)})
+    epochs: tuple[Epoch, ...] = field(metadata={"read": many(Epoch)})
+    layers: tuple[Layer, ...] = field(metadata={"read": many(Layer)})
+    trace: tuple[TracePoint, ...] = field(metadata={"read": many(TracePoint)})
+    events: tuple[Event, ...] = field(metadata={"read": many(Event)})
 
     @property
     def reached(self) -> float | None:
@@ -200,19 +144,25 @@ class Arm:
             return self.epochs[-1].test_accuracy
         return self.test_accuracy
 
+    @property
+    def step_s(self) -> float | None:
+        """Mean seconds of a training step."""
+        return self.train_s / self.timed_steps if self.train_s is not None and self.timed_steps else None
+
 
 @dataclass(frozen=True)
 class Record:
     """A whole run; `name` is its folder's, `problems` says what could not be read."""
 
-    thrifty: str = field(metadata=_TEXT)
-    command: str = field(metadata=_TEXT)
-    started: str = field(metadata=_TEXT)
-    status: str = field(metadata=_TEXT)
-    machine: dict[str, Any] = field(metadata=_MAPPING)
-    settings: dict[str, Any] = field(metadata=_MAPPING)
-    arms: tuple[Arm, ...] = field(metadata={"read": _many(Arm)})
-    summary: dict[str, Any] = field(metadata=_MAPPING)
+    thrifty: str = field(metadata=TEXT)
+    command: str = field(metadata=TEXT)
+    started: str = field(metadata=TEXT)
+    status: str = field(metadata=TEXT)
+    machine: dict[str, Any] = field(metadata=MAPPING)
+    settings: dict[str, Any] = field(metadata=MAPPING)
+    arms: tuple[Arm, ...] = field(metadata={"read": many(Arm)})
+    summary: dict[str, Any] = field(metadata=MAPPING)
+    plan: Planned | None = field(metadata={"read": one(Planned)})
     name: str = ""
     problems: tuple[str, ...] = ()
 
@@ -230,7 +180,7 @@ def parse(raw: Any, name: str = "") -> Record:
     if isinstance(form, int) and form > FORMAT:
         raise DataError(f"{name or RESULT_NAME}: format {form} is newer than {FORMAT}; update thrifty to read it")
     problems: list[str] = []
-    record = _build(Record, raw, "run", problems)
+    record = build(Record, raw, "run", problems)
     arms = tuple(
         arm if arm.name else replace(arm, name=f"arm {place}") for place, arm in enumerate(record.arms, start=1)
     )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from thrifty.report import numbers, words
 from thrifty.report.compare import Comparison, baseline_of, comparisons, macs_saved
+from thrifty.report.costs import told
 from thrifty.report.record import Arm, Record
 
 
@@ -33,6 +34,7 @@ def table(record: Record) -> RenderableType:
         *(Text(notice, style="yellow") for notice in words.notices(record)),
         grid,
         *(Text(words.verdict(one), style=_style(one)) for one in found.values()),
+        *([Text(said)] if (said := told(record)) else []),
         *([Text(words.caveat(record), style="dim")] if found else []),
         *([Text("No arm has been recorded yet.")] if not record.arms else []),
     )

@@ -8,6 +8,8 @@ from string import Template
 
 from thrifty.core.atomic import write_bytes, write_text
 from thrifty.report import sections, theme, words
+from thrifty.report.costs import HEADING as COSTS
+from thrifty.report.costs import costs
 from thrifty.report.figures import figures
 from thrifty.report.markup import Html, el
 from thrifty.report.plots import NARROW, PLOTS, WIDE, render
@@ -17,6 +19,7 @@ PAGE_NAME = "report.html"
 _PARTS = {
     "arms": "Arms",
     "curves": "Curves",
+    "costs": COSTS,
     "layers": "Layers",
     "moves": "Controller moves",
     "setup": "Do it again",
@@ -37,20 +40,22 @@ def write(run_dir: Path) -> Path:
 
 def page(record: Record, drawn: dict[str, dict[str, str]]) -> str:
     """The whole page. `drawn` holds SVG documents by plot name and layout (`wide`, `narrow`)."""
-    parts = [
-        sections.arms(record),
-        figures(record, drawn),
-        sections.layers(record),
-        sections.events(record),
-        sections.setup(record),
-    ]
+    parts = {
+        "arms": sections.arms(record),
+        "curves": figures(record, drawn),
+        "costs": costs(record),
+        "layers": sections.layers(record),
+        "moves": sections.events(record),
+        "setup": sections.setup(record),
+    }
+    shown = {key: part for key, part in parts.items() if part is not None}
     folder = files("thrifty.report")
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         title=el("title", f"{record.name or 'run'}: {words.subject(record)} - thrifty"),
         style=theme.css() + (folder / "page.css").read_text(encoding="utf-8"),
         header=sections.header(record),
-        nav=Html("\n".join(el("a", label, href=f"#{key}") for key, label in _PARTS.items())),
-        main=Html("\n".join(parts)),
+        nav=Html("\n".join(el("a", _PARTS[key], href=f"#{key}") for key in shown)),
+        main=Html("\n".join(shown.values())),
     )
 
 

@@ -65,6 +65,7 @@ def train_epoch(
                 tally.train_s += seconds
                 tally.timed_steps += 1
             session.note_memory()
+            tally.sent_bytes += session.sent_bytes
             tally.add_step(loss=loss, correct=round(correct), images=images_a_step, learning_rate=learning_rate)
             after_step(told)
 

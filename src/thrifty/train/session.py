@@ -128,6 +128,17 @@ class Session:
             self.tally.recomputed_ops += self.memory.recomputed_ops - self._recomputed_ops
             self._recomputed_ops = self.memory.recomputed_ops
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of gradients that each worker sends in a step: 2 (N - 1) / N of them, as a ring of N sends."""
+        if self.workers.group is None:
+            return 0
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        # Without a hook gradients travel in the format of their weights.
+        wire = [self._hook.item_bytes if self._hook else parameter.element_size() for parameter in trained]
+        total = sum(parameter.numel() * each for parameter, each in zip(trained, wire, strict=True))
+        return 2 * total * (self.workers.size - 1) // self.workers.size
+
     def settle(self) -> None:
         """Give all workers the same buffers, and add up what their layers counted; all call it, between epochs."""
         self.workers.sync_buffers(self.model)

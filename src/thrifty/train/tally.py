@@ -29,6 +29,7 @@ class Tally:
         peak_bytes: highest peak memory so far.
         step_peak_bytes: most bytes that a step made, under a limit of memory; 0 without one.
         recomputed_ops: operations that were called again under it.
+        sent_bytes: of gradients that each worker sent to the others.
         losses: loss of every step.
         epochs: a row an epoch, as in `result.json`.
     """
@@ -49,6 +50,7 @@ class Tally:
     peak_bytes: int = 0
     step_peak_bytes: int = 0
     recomputed_ops: int = 0
+    sent_bytes: int = 0
     losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
