@@ -63,6 +63,7 @@ class Choices:
         seeds: how many, from 0.
         limit_train: use so many training images only.
         image_size: side in pixels; the set's own where None.
+        augment: flip and crop the training images.
         held_out: test on the last so many training images, which are not trained on, instead of the test images: for
             choosing rates.
         out: folder in which the runs are kept.
@@ -81,6 +82,7 @@ class Choices:
     seeds: int = 1
     limit_train: int | None = None
     image_size: int | None = None
+    augment: bool = True
     held_out: int = 0
     out: str = "runs/bench/large-batch"
     fresh: bool = False
@@ -117,7 +119,7 @@ def run(
         settings[data] = {
             "epochs": choices.epochs, "batch_size": choices.batch_size, "weight_decay": choices.weight_decay,
             "precision": choices.precision, "sgd_rate": choices.sgd_rate, "lars_rate": choices.lars_rate,
-            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "image_size": choices.image_size,
+            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "image_size": choices.image_size, "augment": choices.augment,
             "held_out": choices.held_out, "command": command,
         }  # fmt: skip
     summary = {data: _summary([row for row in rows if row["data"] == data]) for data in settings}
@@ -135,6 +137,7 @@ def _trainings(data: str, arms: Sequence[str], choices: Choices, data_root: Path
         model=NETWORK, data=data, data_root=str(data_root) if data_root else None, baseline="none", methods="dense",
         epochs=choices.epochs, batch_size=choices.batch_size, weight_decay=choices.weight_decay, amp=choices.precision,
         limit_train=choices.limit_train, image_size=choices.image_size,
+        augment=choices.augment,
     )  # fmt: skip
     parent = Path(choices.out) / (f"{data}-held-out-{choices.held_out}" if choices.held_out else data)
     found = []

@@ -24,7 +24,7 @@ KEPT = 3
 """Pairs of each prefix in the search for a first plan."""
 STEPS = 8
 """Of a staircase."""
-SHARES = (0.15, 0.5, 1.0)
+SHARES = (0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 """Of the gap between the least end and that of the first plan: bounds under which an optimum is looked for."""
 
 

@@ -188,6 +188,7 @@ class Arm:
     dense_macs: float | None = field(metadata=_NUMBER)
     parameters: int | None = field(metadata=_WHOLE)
     steps: int | None = field(metadata=_WHOLE)
+    buckets: dict[str, Any] = field(metadata=_MAPPING)
     epochs: tuple[Epoch, ...] = field(metadata={"read": _many(Epoch)})
     layers: tuple[Layer, ...] = field(metadata={"read": _many(Layer)})
     trace: tuple[TracePoint, ...] = field(metadata={"read": _many(TracePoint)})

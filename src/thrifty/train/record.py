@@ -70,6 +70,7 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         else {"step_peak_bytes": tally.step_peak_bytes, "recomputed_ops": tally.recomputed_ops},
         "macs": dense_macs - saved,
         "workers": session.workers.size,
+        "buckets": session.exchange.buckets() if session.exchange else None,
         "skipped_steps": session.precision.skipped,
         "dense_macs": dense_macs,
         "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
