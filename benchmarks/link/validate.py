@@ -21,7 +21,7 @@ def main() -> int:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--rate", default="1gbit", help="of the link, as tc writes it")
     words.add_argument("--network", default="resnet50", choices=CASES)
-    words.add_argument("--rounds", type=int, default=3)
+    words.add_argument("--rounds", type=int, default=7, help="timed steps of each rule")
     words.add_argument("--batch", type=int, help="images a process and step")
     words.add_argument("--image-size", type=int)
     given = words.parse_args()
@@ -31,7 +31,7 @@ def main() -> int:
     case = CASES[given.network]
     job = {
         "network": given.network, "batch": given.batch or case.batch, "image_size": given.image_size or case.image_size,
-        "rounds": given.rounds, "steps": 3, "transfer_s": 8.0,
+        "rounds": given.rounds, "transfer_s": 8.0,
     }  # fmt: skip
     try:
         found = run_pair(job, given.rate, 1800.0)

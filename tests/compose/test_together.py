@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 import torch.distributed as dist
-from spawned import run_ranks
+from ranks import run_ranks
 from together_checks import (
     SUBSETS,
     TESTED,

@@ -13,8 +13,8 @@ BLOCKS = [block for block in re.findall(r"^```python\n(.*?)^```", CARD.read_text
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_it_runs_and_leaves_equal_models_everywhere(block, tmp_path, free_port):
-    first, second = run_ranks(merging.page, 2, tmp_path, block, free_port, join=False)
+def test_it_runs_and_leaves_equal_models_everywhere(block, free_port):
+    first, second = run_ranks(2, merging.page, block, free_port, join=False)
     assert first["kind"] == "DistributedDataParallel"
     assert first == second
 

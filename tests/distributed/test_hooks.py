@@ -2,7 +2,7 @@
 
 import hook_checks
 import pytest
-from spawned import run_ranks
+from ranks import run_ranks
 from torch import nn
 
 from thrifty.core.errors import ModelError, UsageError

@@ -68,8 +68,8 @@ def test_a_port_in_use(world):
             join(backend="gloo", timeout_s=5.0)
 
 
-def test_other_versions_of_torch(tmp_path, free_port):
-    for found in run_ranks(merging.versions, 2, tmp_path, free_port, join=False):
+def test_other_versions_of_torch(free_port):
+    for found in run_ranks(2, merging.versions, free_port, join=False):
         assert found.startswith("processes run different versions of torch (rank 0: 9.0, rank 1: 9.1)")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import merging
 import pytest
-from ranks import run_ranks
+from ranks import DIED, run_ranks
 
 from thrifty.distributed import GradientProfile, MergePlan, TransferCost
 
@@ -12,7 +12,7 @@ from thrifty.distributed import GradientProfile, MergePlan, TransferCost
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    return run_ranks(merging.whole_way, 2, folder, str(folder))
+    return run_ranks(2, merging.whole_way, str(folder))
 
 
 def test_the_profile_is_that_of_readiness_and_the_same_everywhere(two):
@@ -68,8 +68,8 @@ def test_what_was_saved_is_used_until_the_batch_changes(two):
 
 
 @pytest.fixture(scope="module")
-def disagreements(tmp_path_factory):
-    return run_ranks(merging.disagreements, 2, tmp_path_factory.mktemp("disagreements"))
+def disagreements():
+    return run_ranks(2, merging.disagreements)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,18 @@ def test_the_group_lives_on_after_an_error(disagreements):
 
 
 @pytest.mark.parametrize("when", ["profile", "transfers"])
-def test_a_process_that_dies_while_planning_is_noticed(tmp_path, when):
-    left, right = run_ranks(merging.dying, 2, tmp_path, when)
-    assert right == "died"
+def test_a_process_that_dies_while_planning_is_noticed(when):
+    left, right = run_ranks(2, merging.dying, when, may_die=True)
+    assert right == DIED
     seconds, _, message = left.partition(" ")
     assert float(seconds) < 60  # it did not wait for ever; a busy machine may take its time to measure
     assert "did not answer within 3 s" in message or "a process of the group is gone" in message
+
+
+def test_transfers_are_timed_beside_compute_which_leaves_no_trace(tmp_path):
+    for found in run_ranks(2, merging.beside, str(tmp_path)):
+        passes = merging.QUICK.steps + merging.QUICK.warmup
+        assert found["calls"] > passes and found["threads"] == 1 and found["kept"]
+        assert found["error"] == "the loss broke"
+        assert found["bytes"]["bf16"] == found["bytes"]["fp32"]  # buckets count the bytes of gradients, as DDP does
+        assert found["anew"], "a plan for another wire is no plan for this one"

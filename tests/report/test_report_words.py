@@ -97,3 +97,15 @@ def test_a_difference_that_few_images_cannot_tell_is_called_chance(
     found = comparisons(record)[0]
     assert found.accuracy_delta == pytest.approx(-0.0125, abs=1e-4)
     assert found.within_chance == chance == ("can be chance" in words.details(found))
+
+
+def test_buckets_of_gradients_and_whether_they_are_those_of_the_plan() -> None:
+    own = {"rule": "ddp-default", "bytes": [8_000_000, 26_000_000], "planned_bytes": None}
+    planned = {"rule": "optimal", "bytes": [500], "planned_bytes": [500], "differences": []}
+    drifted = {**planned, "planned_bytes": [200, 300], "differences": ["2 buckets were planned, there are 1"]}
+    record = parse({"arms": [{"name": "dense", "buckets": of} for of in (own, planned, drifted)]})
+    assert [words.buckets(arm) for arm in record.arms] == [
+        "Gradients of dense travelled in 2 buckets of 8.00 MB to 26.0 MB, DistributedDataParallel's own.",
+        "Gradients of dense travelled in one bucket of 500 B, by the merge plan.",
+        "Gradients of dense travelled in one bucket of 500 B, by the merge plan but for 1 difference.",
+    ]

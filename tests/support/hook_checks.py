@@ -1,4 +1,4 @@
-"""What ranks of a group do in the tests of communication hooks; each function runs on every rank of a spawned group."""
+"""What ranks of a group do in the tests of communication hooks; each function runs on every rank of a group."""
 
 import copy
 import math

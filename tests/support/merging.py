@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from thrifty.distributed import MergedGradients, bucket_report, data_parallel, h
 from thrifty.distributed.agreement import check_same, exchange, from_first
 from thrifty.distributed.handover import PlanWarning
 from thrifty.distributed.measure_gradients import profile_gradients
+from thrifty.distributed.measure_transfers import measure_transfers
 from thrifty.distributed.plan import MergePlan
 
 QUICK = MergedGradients(steps=2, warmup=1, transfer_s=0.3, timeout_s=20.0)
@@ -47,8 +49,9 @@ def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(model(x), y)
 
 
-def whole_way(rank: int, folder: str) -> dict[str, Any]:
+def whole_way(folder: str) -> dict[str, Any]:
     """Measure, plan, save, wrap, train three steps, read back, and use what was saved."""
+    rank = int(os.environ["RANK"])
     model, x, y = problem(rank)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random = torch.get_rng_state()
@@ -113,8 +116,9 @@ def whole_way(rank: int, folder: str) -> dict[str, Any]:
     }
 
 
-def disagreements(rank: int) -> dict[str, str]:
+def disagreements() -> dict[str, str]:
     """Everything that processes can disagree on; each time all of them get an error, and the group lives on."""
+    rank = int(os.environ["RANK"])
     found = {}
 
     def note(name: str, call: Any) -> None:
@@ -162,6 +166,42 @@ def one_each(model: nn.Module) -> MergePlan:
     return MergePlan(tuple((name,) for name in names), (0,) * len(names), 0.0, "per-tensor", 2)
 
 
+def beside(folder: str) -> dict[str, Any]:
+    """Transfers beside compute: it goes on meanwhile, its error is told, and gradients there were are not added to."""
+    rank = int(os.environ["RANK"])
+    model, x, y = problem(rank)
+    loss_of(model, x, y).backward()
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    calls = 0
+
+    def loss() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_of(model, x, y)
+
+    measure(model, loss, QUICK)
+    found: dict[str, Any] = {"calls": calls, "threads": threading.active_count()}
+    found["kept"] = all(torch.equal(p.grad, before[name]) for name, p in model.named_parameters())
+
+    def broken() -> None:
+        raise ThriftyError("the loss broke")
+
+    try:
+        measure_transfers(largest_bytes=4096, limit_s=0.3, beside=broken)
+    except ThriftyError as error:
+        found["error"] = str(error)
+    plans = {}
+    for wire in ("fp32", "bf16"):
+        config = MergedGradients(**{**QUICK.to_dict()["_data"], "wire": wire, "saved": f"{folder}/{wire}.json"})
+        plans[wire] = measure(model, loss, config).plan
+    found["bytes"] = {wire: sum(plan.bucket_bytes) for wire, plan in plans.items()}
+    done = calls
+    other = MergedGradients(**{**QUICK.to_dict()["_data"], "wire": "fp16", "saved": f"{folder}/bf16.json"})
+    measure(model, loss, other)
+    found["anew"] = calls > done
+    return found
+
+
 def fail() -> str:
     raise ThriftyError("the file is damaged")
 
@@ -186,8 +226,9 @@ def drift(rank: int) -> list[str]:
     return [str(warning.message) for warning in caught if warning.category is PlanWarning]
 
 
-def dying(rank: int, when: str) -> str:
+def dying(when: str) -> str:
     """Rank 1 leaves without a word in the middle of planning."""
+    rank = int(os.environ["RANK"])
     model, x, y = problem(rank)
     config = MergedGradients(**{**QUICK.to_dict()["_data"], "timeout_s": 3.0})
     calls = 0
@@ -213,8 +254,9 @@ def dying(rank: int, when: str) -> str:
     return "no error"
 
 
-def versions(rank: int, port: int) -> str:
+def versions(port: int) -> str:
     """Join through the environment of torchrun with different versions of torch, then with the same."""
+    rank = int(os.environ["RANK"])
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.__version__ = f"9.{rank}"
     try:
@@ -224,8 +266,9 @@ def versions(rank: int, port: int) -> str:
     return "no error"
 
 
-def page(rank: int, block: str, port: int) -> dict[str, Any]:
+def page(block: str, port: int) -> dict[str, Any]:
     """Run a block of a page between a reader's own model, batches and optimizer."""
+    rank = int(os.environ["RANK"])
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     model, _, _ = problem(rank, seed=rank)  # other weights on each process: wrapping makes them equal
     own = torch.Generator().manual_seed(rank)
@@ -237,3 +280,19 @@ def page(rank: int, block: str, port: int) -> dict[str, Any]:
     }
     exec(compile(block, "page", "exec"), names)
     return {"kind": type(names["model"]).__name__, "sum": float(sum(p.double().sum() for p in model.parameters()))}
+
+
+def large_answer(size: int) -> bytes:
+    return os.environ["RANK"].encode() * size
+
+
+def unwilling() -> str:
+    if os.environ["RANK"] == "1":
+        raise ThriftyError("rank 1 would not")
+    return "fine"
+
+
+def silent() -> str:
+    if os.environ["RANK"] == "1":
+        os._exit(7)
+    return "still here"

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from support_cells import TARGET, WAYS, Put, Way
+from thrifty.core.agreement import apart
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import thrifty
 from thrifty.compose import support
-from thrifty.core.agreement import apart
 from thrifty.core.errors import ModelError
 
 

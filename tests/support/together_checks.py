@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import thrifty
-from thrifty.core.agreement import apart
 from thrifty.core.config import MethodConfig
+from thrifty.core.lockstep import apart
 from thrifty.data import load_images
 from thrifty.distributed.precision import PrecisionWarning
 from thrifty.lsh import SlowerThanDenseWarning

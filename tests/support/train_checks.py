@@ -115,6 +115,12 @@ def everything(folder: str, configs: dict[str, TrainConfig]) -> dict[str, Any]:
     found["interrupted for one"] = interrupted(configs["for one"], 10)
     found["begun by one"] = told(replace(configs["by one"], resume=True))
     found["wire"] = told(configs["wire"])
+    found["planned"] = told(configs["planned"])
+    file = Path(str(configs["planned"].out)) / "plans" / "dense.json"
+    before = file.stat().st_mtime_ns
+    found["planned, interrupted"] = interrupted(configs["planned from file"], 10)
+    found["planned, resumed"] = told(replace(configs["planned from file"], resume=True))
+    found["plan used again"] = file.stat().st_mtime_ns == before
     found["turns bad"] = told(configs["turns bad"])
     found["few images"] = told(replace(configs["plain"], batch_size=1, out=f"{folder}/few"))
     found["other seed"] = told(replace(configs["plain"], seed=rank, out=f"{folder}/other"))

@@ -13,7 +13,7 @@ import pytest
 import tiny_nets
 import torch
 import train_checks
-from spawned import run_ranks
+from ranks import run_ranks
 
 from thrifty.core.errors import CheckpointError, DistributedError, UsageError
 from thrifty.distributed.workers import ALONE, joined
@@ -43,6 +43,8 @@ def configs(image_folder, tmp_path_factory):
         "for one": make("for-one", **plain),
         "by one": make("by-one", **plain),
         "wire": make("wire", wire="bf16", **plain),
+        "planned": make("planned", plan="measure", amp="bf16"),
+        "planned from file": make("from-file", plan=str(folder / "planned" / "plans" / "dense.json"), amp="bf16"),
         "turns bad": make("turns-bad", model="tiny_nets:turns_bad"),
         "unused": make("unused", model="tiny_nets:unused"),
         "reuse": make("reuse", methods="reuse", baseline="none", settings=REUSE),
@@ -100,6 +102,27 @@ def test_bytes_on_the_wire_are_counted(configs, found):
     assert plain["sent_bytes"] == plain["steps"] * 4 * plain["parameters"]
     assert wire["sent_bytes"] == wire["steps"] * 2 * wire["parameters"]
     assert resumed["sent_bytes"] == whole["sent_bytes"] > 0
+
+
+def test_gradients_travel_in_the_buckets_of_the_plan_and_the_record_says_so(configs, found):
+    _, made = configs
+    assert [of_rank["planned"]["code"] for of_rank in found] == [0, 0]
+    assert "buckets, by the merge plan" in found[0]["planned"]["shown"]
+    planned, own = arm(made["planned"])["buckets"], arm(made["plain"])["buckets"]
+    assert planned["rule"] == "optimal" and planned["differences"] == []
+    assert planned["bytes"] == planned["planned_bytes"] and planned["predicted_s"] > 0
+    assert sum(planned["bytes"]) == 4 * arm(made["planned"])["parameters"]
+    assert own["rule"] == "ddp-default" and own["planned_bytes"] is None and sum(own["bytes"]) > 0
+    assert arm(made["alone"])["buckets"] is None
+    # The mean of two gradients is the same in any buckets.
+    assert losses(made["planned"]).tobytes() == losses(made["whole"]).tobytes()
+
+
+def test_a_plan_in_a_file_is_used_again_by_a_resumed_run_too(configs, found):
+    _, made = configs
+    assert [of_rank["planned, resumed"]["code"] for of_rank in found] == [0, 0]
+    assert all(of_rank["plan used again"] for of_rank in found)
+    assert losses(made["planned from file"]).tobytes() == losses(made["planned"]).tobytes()
 
 
 def test_only_one_reports(found):

@@ -21,6 +21,8 @@ from thrifty.core.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from thrifty.data import ImageData
+
 NETWORK, PLAIN_GAMMA = "thrifty.bench.small_residual:network", "thrifty.bench.small_residual:plain"
 SMALL, LARGE = "sgd 128", "lars"
 _RECIPE: dict[str, Any] = {"optimizer": "lars", "schedule": "poly", "warm_up": 0.2}
@@ -57,6 +59,10 @@ class Choices:
         precision: of all arms, as `thrifty train --amp` has it.
         seeds: how many, from 0.
         limit_train: use so many training images only.
+        image_size: side in pixels; the set's own where None.
+        augment: flip and crop the training images.
+        held_out: test on the last so many training images, which are not trained on, instead of the test images: for
+            choosing rates.
         out: folder in which the runs are kept.
         fresh: train anew what was trained before with these choices.
     """
@@ -72,6 +78,9 @@ class Choices:
     precision: str = "bf16"
     seeds: int = 1
     limit_train: int | None = None
+    image_size: int | None = None
+    augment: bool = True
+    held_out: int = 0
     out: str = "runs/bench/large-batch"
     fresh: bool = False
 
@@ -92,8 +101,8 @@ def run(
     for arm in arms:
         if arm not in ARMS:
             raise UsageError(f"--set arms={arm}: choose among {', '.join(name for name in ARMS if name != SMALL)}")
-    if choices.seeds < 1 or choices.batch_size < 1:
-        raise UsageError("--set seeds and batch_size: give 1 or more")
+    if choices.seeds < 1 or choices.batch_size < 1 or choices.held_out < 0:
+        raise UsageError("--set seeds and batch_size: give 1 or more; held_out: 0 or more")
     rows = [row for row in (earlier or {}).get("rows", []) if row["data"] not in choices.data]
     settings = dict((earlier or {}).get("settings", {}).get("data", {}))
     command = command_line()
@@ -104,7 +113,8 @@ def run(
         settings[data] = {
             "epochs": choices.epochs, "batch_size": choices.batch_size, "weight_decay": choices.weight_decay,
             "precision": choices.precision, "sgd_rate": choices.sgd_rate, "lars_rate": choices.lars_rate,
-            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "command": command,
+            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "image_size": choices.image_size,
+            "augment": choices.augment, "held_out": choices.held_out, "command": command,
         }  # fmt: skip
     summary = {data: _summary([row for row in rows if row["data"] == data]) for data in settings}
     columns = ("data", "arm", "seed", "batch", "optimizer", "accuracy", "best_accuracy", "steps", "step_s", "train_s")
@@ -120,14 +130,16 @@ def _trainings(data: str, arms: Sequence[str], choices: Choices, data_root: Path
     base = TrainConfig(
         model=NETWORK, data=data, data_root=str(data_root) if data_root else None, baseline="none", methods="dense",
         epochs=choices.epochs, batch_size=choices.batch_size, weight_decay=choices.weight_decay, amp=choices.precision,
-        limit_train=choices.limit_train,
+        limit_train=choices.limit_train, image_size=choices.image_size,
+        augment=choices.augment,
     )  # fmt: skip
+    parent = Path(choices.out) / (f"{data}-held-out-{choices.held_out}" if choices.held_out else data)
     found = []
     for seed in range(choices.seeds):
         for arm in arms:
             own = {"learning_rate": choices.sgd_rate if arm == SMALL else rates[ARMS[arm]["optimizer"]], **ARMS[arm]}
             config = replace(base, seed=seed, **own)
-            found.append(make_training(arm.replace(",", ""), config, Path(choices.out) / data))
+            found.append(make_training(arm.replace(",", ""), config, parent))
     return [replace(training, arm=arms[i % len(arms)]) for i, training in enumerate(found)]
 
 
@@ -141,9 +153,27 @@ def _train(data: str, trainings: list[Training], choices: Choices, command: str,
         console.print(f"{data}: {len(trainings) - len(waiting)} of {len(trainings)} trainings are done already; "
                       "--set fresh=true does them anew", markup=False, soft_wrap=True)  # fmt: skip
     if waiting:
-        images = load_data(waiting[0].config)
+        images = held_out(load_data(waiting[0].config), choices.held_out)
         console.print(f"{data}: {images.source}, {len(images.train)} images", markup=False, soft_wrap=True)
         train_in_turn(waiting, images, command=command, console=console)
+
+
+def held_out(data: ImageData, count: int) -> ImageData:
+    """`data` with its last `count` training images as test images, so that rates are chosen without the real ones.
+
+    Raises:
+        UsageError: there are not that many.
+    """
+    from thrifty.data import ImageSplit
+
+    if not count:
+        return data
+    kept = len(data.train.labels) - count
+    if kept < 1:
+        raise UsageError(f"--set held_out={count}: there are {len(data.train.labels)} training images")
+    train = ImageSplit(data.train.images[:kept], data.train.labels[:kept])
+    test = ImageSplit(data.train.images[kept:], data.train.labels[kept:])
+    return replace(data, train=train, test=test, source=f"{data.source}, {count} training images held out as the test")
 
 
 def _row(data: str, training: Training) -> dict[str, Any]:

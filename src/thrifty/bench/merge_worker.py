@@ -1,38 +1,55 @@
 """One of the two processes behind `thrifty bench merge-plan`: measures, and runs every rule in turn.
 
-Started with the environment of torchrun and one argument, the job as JSON. A turn wraps the network anew, lets
-DistributedDataParallel learn its order in two steps that do not count, and times the next ones. The order of rules
+Started with the environment of torchrun and one argument, the job as JSON. Every rule has a twin of the network, of the
+same weights and with gradients of its own, wrapped in DistributedDataParallel, which learns its order in two steps that
+do not count. Then the rules take turns step by step, so that a machine whose speed drifts treats all alike; their order
 turns round by one place each round. Process 0 writes what was found to the job's file.
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from thrifty import models
 from thrifty.core.atomic import write_json
-from thrifty.distributed import MergePlan, TransferCost, bucket_report, compare, hand_over, join, make_plan
-from thrifty.distributed.measure_gradients import profile_gradients
+from thrifty.distributed import (
+    MergePlan,
+    TransferCost,
+    Wire,
+    WireHook,
+    attach,
+    bucket_report,
+    compare,
+    hand_over,
+    join,
+    make_plan,
+)
+from thrifty.distributed.measure_gradients import kept, profile_gradients
 from thrifty.distributed.measure_transfers import default_in_flight, measure_transfers
 from thrifty.distributed.plan import DEAR, SPLIT_OPTIMAL, plan_of_counts
 from thrifty.distributed.profile import GradientProfile
 from thrifty.distributed.rules import RIVALS
 
-HALF = "optimal, fp16 wire"
-RULES = ("optimal", *RIVALS, HALF)
+OPTIMAL, DEFAULT = "optimal", "ddp-default"
+HALF, DEFAULT_HALF = "optimal, bf16 wire", "ddp-default, bf16 wire"
+RULES = (OPTIMAL, *RIVALS, HALF, DEFAULT_HALF)
+BOUND, BOUND_HALF = "bound of any buckets", "bound, bf16 wire"
 LEARNING_STEPS = 2
+WIRE = Wire("bf16", channels=2)
 
 
 @dataclass(frozen=True)
@@ -43,8 +60,7 @@ class Job:
         network: of `thrifty.models`.
         batch: images a process and step.
         image_size: side in pixels.
-        rounds: turns of each rule.
-        steps: timed steps a turn.
+        rounds: timed steps of each rule.
         transfer_s: seconds for timing transfers.
         out: file that process 0 writes.
     """
@@ -53,7 +69,6 @@ class Job:
     batch: int
     image_size: int
     rounds: int
-    steps: int
     transfer_s: float
     out: str
 
@@ -78,66 +93,104 @@ def work(job: Job) -> dict[str, Any]:
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(job.batch, 3, job.image_size, job.image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (job.batch,))
+
+    def step(model: nn.Module) -> None:
+        cross_entropy(model(images), labels).backward()
+
     _tell("timing gradients")
     profile = profile_gradients(network, lambda: cross_entropy(network(images), labels), steps=5, timeout_s=300.0)
-    _tell("timing transfers")
-    cost = measure_transfers(largest_bytes=2**25, limit_s=job.transfer_s, timeout_s=300.0)
-    half = measure_transfers(largest_bytes=2**24, limit_s=job.transfer_s / 2, dtype=torch.float16, timeout_s=300.0)
+    _tell("timing transfers, beside compute as in a step")
+    with kept(network):
+        cost = measure_transfers(
+            largest_bytes=2**25, limit_s=job.transfer_s, timeout_s=300.0, beside=lambda: step(network)
+        )
+        half = measure_transfers(
+            largest_bytes=2**24, limit_s=job.transfer_s / 2, dtype=torch.bfloat16, timeout_s=300.0,
+            beside=lambda: step(network),
+        )  # fmt: skip
     in_flight = default_in_flight(None)
-    plans = {rule: make_plan(profile, cost, in_flight=in_flight, rule=rule) for rule in ("optimal", *RIVALS)}
+    plans = {rule: make_plan(profile, cost, in_flight=in_flight, rule=rule) for rule in (OPTIMAL, *RIVALS)}
     sent = profile.sent_as(2)
-    halved = make_plan(sent, half, in_flight=in_flight)
     # Caps count the bytes of the parameters, whatever the wire carries.
-    plans[HALF] = plan_of_counts(profile, cost, halved.counts, in_flight, "optimal")
-    modelled = {rule: profile.forward_s + max(plan.predicted_s, profile.backward_s) for rule, plan in plans.items()}
-    modelled[HALF] = profile.forward_s + max(halved.predicted_s, profile.backward_s)
-    seconds: dict[str, list[float]] = {rule: [] for rule in RULES}
-    differences: dict[str, list[str]] = {}
-    for turn in range(job.rounds):
-        place = turn % len(RULES)
-        for rule in (*RULES[place:], *RULES[:place]):
-            wrapped = hand_over(network, plans[rule], init_sync=False, gradient_as_bucket_view=True)
-            if rule == HALF:
-                wrapped.register_comm_hook(None, fp16_compress_hook)
-            seconds[rule] += _steps(wrapped, images, labels, job.steps)
-            _tell(f"turn {turn + 1} of {job.rounds}, {rule}: {seconds[rule][-1]:.3f} s")
-            if turn == 0 and rule == "optimal":
-                differences[rule] = list(bucket_report(wrapped, plans[rule]).differences)
-            _unwrap(wrapped)
-            del wrapped
-            gc.collect()
+    halved = {
+        HALF: make_plan(sent, half, in_flight=in_flight),
+        DEFAULT_HALF: plan_of_counts(sent, half, plans[DEFAULT].counts, in_flight, DEFAULT),
+    }
+    for rule, plan in halved.items():
+        plans[rule] = plan_of_counts(profile, cost, plan.counts, in_flight, plan.rule)
+    predicted = {rule: halved.get(rule, plan).predicted_s for rule, plan in plans.items()}
+    seconds, differences = _in_turn(network, plans, step, job.rounds)
     return {
         "profile": profile.to_dict(),
         "cost": cost.to_dict(),
-        "fp16_cost": half.to_dict(),
+        "bf16_cost": half.to_dict(),
         "in_flight": in_flight,
         "plans": {rule: _shown(plan) for rule, plan in plans.items()},
-        "modelled_s": modelled,
+        "modelled_s": {rule: profile.forward_s + max(end, profile.backward_s) for rule, end in predicted.items()},
         "alone_s": profile.compute_s,
         "seconds": seconds,
         "differences": differences,
+        "bounds_s": {BOUND: bound_s(profile, cost), BOUND_HALF: bound_s(sent, half)},
         "split_s": {rule: profile.forward_s + seconds for rule, seconds in _split(profile, cost, in_flight).items()},
     }
 
 
-def _steps(wrapped: DistributedDataParallel, images: torch.Tensor, labels: torch.Tensor, steps: int) -> list[float]:
-    found = []
-    for step in range(LEARNING_STEPS + steps):
-        dist.barrier()
-        begun = time.perf_counter()
-        cross_entropy(wrapped(images), labels).backward()
-        if step >= LEARNING_STEPS:
-            found.append(time.perf_counter() - begun)
-    slowest = torch.tensor(found, dtype=torch.float64)
+def bound_s(profile: GradientProfile, cost: TransferCost) -> float:
+    """Seconds of a step below which no buckets come: no start-ups, and a wire that is busy from the first gradient on.
+
+    Bytes go at the best rate that the wire had at any measured size, or between the last two, which is how T goes on;
+    of compute and bytes the longer counts.
+    """
+    wire = [both - alone for alone, both in zip(cost.alone_s, cost.both_s, strict=True)]
+    points = [(size, seconds) for size, seconds in zip(cost.sizes_bytes, wire, strict=True) if size]
+    rates = [seconds / size for size, seconds in points]
+    rates += [(t - s) / (m - k) for (k, s), (m, t) in pairwise(points[-2:])]
+    per_byte = max(0.0, min(rates))
+    return profile.forward_s + max(profile.backward_s, profile.ready_s[0] + profile.total_bytes * per_byte)
+
+
+def _in_turn(
+    network: nn.Module, plans: dict[str, MergePlan], step: Any, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
+    """Seconds of every step by rule, the slower process's, and how the buckets differ from the plan."""
+    hooks: list[WireHook] = []
+    wrapped = {}
+    for rule, plan in plans.items():
+        wrapped[rule] = hand_over(_twin(network), plan, init_sync=False, gradient_as_bucket_view=True)
+        if rule in (HALF, DEFAULT_HALF):
+            hooks.append(attach(wrapped[rule], WIRE))
+    seconds: dict[str, list[float]] = {rule: [] for rule in plans}
+    gc.collect()
+    gc.disable()  # a collection in the middle of a step is no part of it
+    for turn in range(-LEARNING_STEPS, rounds):
+        place = turn % len(plans)
+        for rule in (*list(plans)[place:], *list(plans)[:place]):
+            found = _timed(wrapped[rule], step)
+            if turn >= 0:
+                seconds[rule].append(found)
+        _tell(f"step {turn + 1} of {rounds}" if turn >= 0 else "learning the order")
+    gc.enable()
+    for hook in hooks:
+        hook.close()
+    slowest = torch.tensor([seconds[rule] for rule in plans], dtype=torch.float64)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    return list(slowest.tolist())
+    differences = {OPTIMAL: list(bucket_report(wrapped[OPTIMAL], plans[OPTIMAL]).differences)}
+    return dict(zip(plans, slowest.tolist(), strict=True)), differences
 
 
-def _unwrap(wrapped: DistributedDataParallel) -> None:
-    """Take the wrapper's hooks off, so that the network can be wrapped again."""
-    wrapped.reducer._remove_autograd_hooks()
-    for parameter in wrapped.module.parameters():
-        parameter.grad = None
+def _twin(network: nn.Module) -> nn.Module:
+    """The network once more, with the same memory for its weights."""
+    twin = copy.deepcopy(network)
+    for own, shared in zip(twin.parameters(), network.parameters(), strict=True):
+        own.data = shared.data
+    return twin
+
+
+def _timed(wrapped: DistributedDataParallel, step: Any) -> float:
+    dist.barrier()
+    begun = time.perf_counter()
+    step(wrapped)
+    return time.perf_counter() - begun
 
 
 def _tell(text: str) -> None:

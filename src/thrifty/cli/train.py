@@ -73,6 +73,12 @@ def train(
     wire: Annotated[
         str, typer.Option(help="Gradients between workers: fp32, bf16 or fp16.", rich_help_panel=_TRAINING)
     ] = "fp32",
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="Buckets of gradients between workers: ddp, measure, or the file of a plan.", rich_help_panel=_TRAINING
+        ),
+    ] = "ddp",
     memory: Annotated[
         str | None,
         typer.Option(

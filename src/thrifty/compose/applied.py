@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from thrifty.compose.trace import Trace
-from thrifty.core.agreement import apart, mean_over
 from thrifty.core.config import MethodConfig
 from thrifty.core.counters import Event, LayerCounters
 from thrifty.core.errors import CheckpointError, NonFiniteError, UsageError
 from thrifty.core.inspection import refuse_wrapped
+from thrifty.core.lockstep import apart, mean_over
 from thrifty.core.registry import ChangedLayer, Controller, Measuring, containers, method_of
 from thrifty.core.surgery import LayerReport, retype, swap
 

@@ -22,13 +22,14 @@ from thrifty.autodiff import Checkpointing, MemoryLimit, checkpointing
 from thrifty.compose import rules
 from thrifty.compose.applied import Applied
 from thrifty.compose.apply import Filter, apply_
-from thrifty.core.agreement import apart
+from thrifty.compose.merged import merge_gradients
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import CheckpointError, UsageError
 from thrifty.core.inspection import makes_sparse_gradients, refuse_wrapped
+from thrifty.core.lockstep import apart
 from thrifty.core.optimizers import Lazy, check_optimizer
 from thrifty.core.registry import method_of
-from thrifty.distributed import MergedGradients, data_parallel
+from thrifty.distributed import MergedGradients
 from thrifty.distributed.precision import MixedPrecision, Precision, check_fits
 
 _WHOLE = (Precision, MergedGradients, MemoryLimit)
@@ -111,12 +112,11 @@ class Together:
         return found
 
     def _wrap(self, loss: Callable[[], Tensor]) -> None:
-        """Measure on the first batch, and wrap the model; what the methods saw meanwhile is forgotten."""
-        before = self.applied.state_dict() if self.applied is not None else None
+        """Measure on the first batch, and wrap the model."""
         assert isinstance(self._merge, MergedGradients)
-        self._called = data_parallel(self.model, lambda: self._loss(loss), self._merge, group=self._group)
-        if self.applied is not None and before is not None:
-            self.applied.load_state_dict(before)
+        self._called, _ = merge_gradients(
+            self.model, lambda: self._loss(loss), self._merge, applied=self.applied, group=self._group
+        )
         self._merge = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Processes that agree, or all hear why not: small texts exchanged through the group's store, within a time limit.
 
 The store, unlike a collective, can say who is missing. The first rank of the group collects and publishes, so the work
-is linear in the number of processes.
+is linear in the number of processes. That is for the time before a training; inside its steps, where only numbers are
+agreed on and every millisecond counts, `core.lockstep` uses collectives.
 """
 
 from __future__ import annotations

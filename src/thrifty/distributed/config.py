@@ -7,6 +7,7 @@ from thrifty.core.config import MethodConfig
 from thrifty.core.errors import UsageError
 from thrifty.distributed.plan import OPTIMAL
 from thrifty.distributed.rules import RIVALS
+from thrifty.distributed.wire import wire_dtype
 
 RULES = (OPTIMAL, *RIVALS)
 
@@ -23,6 +24,8 @@ class MergedGradients(MethodConfig):
         in_flight: transfers that the backend runs at a time, 1 or 2; None goes by the backend (gloo 2, NCCL 1).
         transfer_s: seconds at most for timing transfers.
         timeout_s: seconds after which a process that does not answer is given up.
+        wire: format in which gradients will travel, `fp32`, `bf16` or `fp16`: what is timed and planned for. That they
+            do is the business of a hook, `attach(model, Wire("bf16"))`.
         saved: file in which profile, cost and plan are kept; what it holds is used again as long as model, group and
             backend are the same. None measures anew each time.
     """
@@ -35,6 +38,7 @@ class MergedGradients(MethodConfig):
     in_flight: int | None = None
     transfer_s: float = 8.0
     timeout_s: float = 60.0
+    wire: str = "fp32"
     saved: str | None = None
 
     def validate(self) -> None:
@@ -51,5 +55,6 @@ class MergedGradients(MethodConfig):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise UsageError(f"MergedGradients.{name} must be a positive number of seconds, got {value!r}")
+        wire_dtype(self.wire)
         if self.saved is not None and (not isinstance(self.saved, str) or not self.saved):
             raise UsageError(f"MergedGradients.saved must be the path of a file, got {self.saved!r}")

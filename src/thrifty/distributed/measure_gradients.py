@@ -105,7 +105,7 @@ def local_profile(model: nn.Module, loss: Loss, *, steps: int = 5, warmup: int =
     specification(model)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     runs = []
-    with _kept(model), _Watch(model, parameters) as watch:
+    with kept(model), _Watch(model, parameters) as watch:
         for step in range(warmup + steps):
             found = watch.step(loss)
             if step >= warmup:
@@ -238,10 +238,12 @@ class _Clock:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Put buffers, gradients and torch's random state back at the end."""
+def kept(model: nn.Module) -> Iterator[None]:
+    """Begin without gradients, and put these, buffers and torch's random state back at the end."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = None  # or passes in between would be added to what was there
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         try:

@@ -1,11 +1,18 @@
-"""What an all-reduce costs on the live group: sizes from 1 KiB up, one and two in flight, within a time limit."""
+"""What an all-reduce costs on the live group: sizes from 1 KiB up, one and two in flight, within a time limit.
+
+On a CPU the threads that send share the cores with the backward pass, so a transfer beside compute costs more than one
+by itself, small ones several times as much: `beside` is computed meanwhile, in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +36,7 @@ def measure_transfers(
     device: torch.device | str = "cpu",
     group: ProcessGroup | None = None,
     timeout_s: float = 60.0,
+    beside: Callable[[], Any] | None = None,
 ) -> TransferCost:
     """Time all-reduces of the live group, and agree on the slowest rank's medians.
 
@@ -41,15 +49,47 @@ def measure_transfers(
         device: where it lies: a GPU for NCCL.
         group: the processes; all of the world where None.
         timeout_s: seconds that one transfer may take.
+        beside: what the process computes while gradients travel, a forward and backward pass for example; called
+            again and again meanwhile, in another thread. None leaves the process idle.
 
     Raises:
         UsageError: no process group, a world of one, or sizes and times that are not positive.
         DistributedError: a process is gone.
+        Exception: what `beside` raises.
     """
     members(group)
     if largest_bytes < SMALLEST_BYTES or limit_s <= 0:
         raise UsageError(f"transfers are timed from {SMALLEST_BYTES} bytes on and take some time")
-    return reached(lambda: _measure(largest_bytes, limit_s, dtype, torch.device(device), group, timeout_s), "transfers")
+    with _busy(beside):
+        return reached(
+            lambda: _measure(largest_bytes, limit_s, dtype, torch.device(device), group, timeout_s), "transfers"
+        )
+
+
+@contextmanager
+def _busy(call: Callable[[], Any] | None) -> Iterator[None]:
+    """Make `call` over and over in another thread; its error, if any, is raised at the end."""
+    if call is None:
+        yield
+        return
+    enough, failures = threading.Event(), []
+
+    def work() -> None:
+        try:
+            while not enough.is_set():
+                call()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="compute beside transfers")
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def default_in_flight(group: ProcessGroup | None) -> int:

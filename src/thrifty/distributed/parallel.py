@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from thrifty.core.errors import CheckpointError
 from thrifty.core.inspection import refuse_wrapped
 from thrifty.distributed.agreement import check_same, from_first, members
 from thrifty.distributed.config import MergedGradients
+from thrifty.distributed.cost import TransferCost
 from thrifty.distributed.handover import hand_over, refuse_sparse, single_cap, takes_cap_list
-from thrifty.distributed.measure_gradients import Loss, profile_gradients, specification
+from thrifty.distributed.measure_gradients import Loss, kept, profile_gradients, specification
 from thrifty.distributed.measure_transfers import LARGEST_BYTES, SMALLEST_BYTES, default_in_flight, measure_transfers
-from thrifty.distributed.plan import OPTIMAL, MergePlan, make_plan
+from thrifty.distributed.plan import OPTIMAL, MergePlan, make_plan, plan_of_counts
+from thrifty.distributed.profile import GradientProfile
 from thrifty.distributed.saved import Measured, changed, circumstances, read, save
+from thrifty.distributed.wire import wire_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -74,27 +78,29 @@ def measure(
     check_same("the model's parameters", specification(model), group, config.timeout_s)
     check_same("the settings of merged gradients", [str({**config.to_dict()["_data"], "saved": None})], group,
                config.timeout_s)  # fmt: skip
-    now = circumstances(model, batch, group, config.timeout_s)
+    said = batch if config.wire == "fp32" else f"{batch}, {config.wire} on the wire"
+    now = circumstances(model, said, group, config.timeout_s)
     path = Path(config.saved) if config.saved else None
     held = json.loads(from_first("the saved plan", lambda: json.dumps(_saved(path, now)), group, config.timeout_s))
     if held is not None:
-        kept = Measured.from_dict(held)
-        in_flight = config.in_flight or default_in_flight(group)
-        plan = _plan(kept.profile, kept.cost, in_flight, config.rule)
-        return Measured(now, kept.profile, kept.cost, plan)
+        known = Measured.from_dict(held)
+        return Measured(now, known.profile, known.cost, _plan(known.profile, known.cost, config, group))
     profile = profile_gradients(
         model, loss, steps=config.steps, warmup=config.warmup, group=group, timeout_s=config.timeout_s
     )
     device = next(model.parameters()).device
-    cost = measure_transfers(
-        largest_bytes=min(LARGEST_BYTES, max(SMALLEST_BYTES, 2 * profile.total_bytes)),
-        limit_s=config.transfer_s,
-        device=device if device.type == "cuda" else "cpu",
-        group=group,
-        timeout_s=config.timeout_s,
-    )
-    plan = _plan(profile, cost, config.in_flight or default_in_flight(group), config.rule)
-    found = Measured(now, profile, cost, plan)
+    on_gpu = device.type == "cuda"
+    with kept(model):
+        cost = measure_transfers(
+            largest_bytes=min(LARGEST_BYTES, max(SMALLEST_BYTES, 2 * profile.total_bytes)),
+            limit_s=config.transfer_s,
+            dtype=wire_dtype(config.wire),
+            device=device if on_gpu else "cpu",
+            group=group,
+            timeout_s=config.timeout_s,
+            beside=None if on_gpu else lambda: loss().backward(),  # a GPU computes without the CPU's cores
+        )
+    found = Measured(now, profile, cost, _plan(profile, cost, config, group))
     if path is not None:
         import torch.distributed as dist
 
@@ -119,8 +125,19 @@ def _saved(path: Path | None, now: Any) -> dict[str, Any] | None:
     return measured.to_dict()
 
 
-def _plan(profile: Any, cost: Any, in_flight: int, rule: str) -> MergePlan:
-    if rule == OPTIMAL and not takes_cap_list():
+def _plan(
+    profile: GradientProfile, cost: TransferCost, config: MergedGradients, group: ProcessGroup | None
+) -> MergePlan:
+    """The plan for transfers in the wire's format; its buckets count the bytes of the gradients, as DDP does."""
+    in_flight = config.in_flight or default_in_flight(group)
+    # Rules that go by bytes cut where DistributedDataParallel would, whatever the wire carries.
+    sent = profile if config.wire == "fp32" else profile.sent_as(wire_dtype(config.wire).itemsize)
+    if config.rule == OPTIMAL and not takes_cap_list():
         _log.warning("this torch takes one bucket size only: the best single one is used, not the optimal plan")
-        return single_cap(profile, cost, in_flight)
-    return make_plan(profile, cost, in_flight=in_flight, rule=rule)
+        plan = single_cap(sent, cost, in_flight)
+    elif config.rule == OPTIMAL:
+        plan = make_plan(sent, cost, in_flight=in_flight)
+    else:
+        counts = make_plan(profile, cost, in_flight=in_flight, rule=config.rule).counts
+        plan = plan_of_counts(sent, cost, counts, in_flight, config.rule)
+    return replace(plan, bucket_bytes=plan_of_counts(profile, cost, plan.counts, in_flight, plan.rule).bucket_bytes)

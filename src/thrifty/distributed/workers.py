@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from thrifty.core.agreement import lost
 from thrifty.core.errors import DistributedError, ModelError, ThriftyError, UsageError
+from thrifty.core.lockstep import lost
 from thrifty.distributed.group import VARIABLES, join
 
 T = TypeVar("T")

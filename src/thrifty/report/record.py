@@ -131,6 +131,7 @@ class Arm:
     timed_steps: int | None = field(metadata=WHOLE)
     workers: int | None = field(metadata=WHOLE)
     sent_bytes: float | None = field(metadata=NUMBER)
+    buckets: dict[str, Any] = field(metadata=MAPPING)
     memory: Limited | None = field(metadata={"read": one(Limited)})
     epochs: tuple[Epoch, ...] = field(metadata={"read": many(Epoch)})
     layers: tuple[Layer, ...] = field(metadata={"read": many(Layer)})

@@ -75,6 +75,7 @@ def arms(record: Record) -> Html:
     caption = "What each arm reached and cost. Training, data and evaluation are seconds of the whole run."
     if any(arm.peak_source == "ru_maxrss" for arm in record.arms):
         caption += " Peak memory is that of the process so far, so an arm cannot show less than those before it."
+    caption += "".join(f" {words.buckets(arm)}" for arm in record.arms if arm.buckets.get("bytes"))
     return section("arms", "Arms", table("arms-table", caption, heads, rows, class_="cards", text_columns=(0, 2, 8)))
 
 

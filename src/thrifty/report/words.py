@@ -114,6 +114,18 @@ def status(arm: Arm) -> str:
     return f"{said} ({arm.message})" if arm.message else said
 
 
+def buckets(arm: Arm) -> str:
+    """In which buckets the gradients of an arm travelled between workers, and whether as planned; a sentence."""
+    sizes = [float(size) for size in arm.buckets["bytes"]]
+    number = f"{len(sizes)} buckets of {numbers.size(min(sizes))} to {numbers.size(max(sizes))}"
+    said = f"Gradients of {arm.name} travelled in {number if sizes[1:] else f'one bucket of {numbers.size(sizes[0])}'}"
+    if arm.buckets.get("planned_bytes") is None:
+        return f"{said}, DistributedDataParallel's own."
+    differences = len(arm.buckets.get("differences") or ())
+    but = f" but for {differences} difference{'s' * (differences > 1)}" if differences else ""
+    return f"{said}, by the merge plan{but}."
+
+
 def epochs(number: int) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} epoch{'' if number == 1 else 's'}"

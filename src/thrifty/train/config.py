@@ -16,6 +16,9 @@ from thrifty.train.optimizers import EXEMPTIONS, OPTIMIZERS
 from thrifty.train.precisions import AMPS
 from thrifty.train.schedule import SCHEDULES
 
+DDP, MEASURE = "ddp", "measure"
+"""Words of --plan that are no file."""
+
 # What may differ between a run and its continuation: where things lie and how often they are written.
 NOT_SETTINGS = (
     "out", "data_root", "resume", "overwrite", "checkpoint_every", "threads", "tensorboard", "worker_timeout",
@@ -49,6 +52,9 @@ class TrainConfig:
         label_smoothing: share of the target that is spread over all classes, 0..1.
         amp: `none`, `bf16` for autocast, or `bf16-weights` for weights in 16 bits with fp32 masters too.
         wire: format of gradients between workers: `fp32`, `bf16` or `fp16`.
+        plan: buckets in which gradients travel between workers: `ddp` for DistributedDataParallel's own, `measure` for
+            the merge plan, measured before the first step of each arm and kept with the run, or the file of a plan that
+            was measured before, and is measured anew where it does not hold.
         memory: bytes that a step may make, for example `512MiB`: saved activations beyond them are let go, and made
             again in the backward pass; the numbers stay the same, bit for bit. None sets no limit.
         compile: train through `torch.compile`; the step that compiles is on a clock of its own.
@@ -90,6 +96,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     amp: str = "none"
     wire: str = "fp32"
+    plan: str = DDP
     memory: str | None = None
     compile: bool = False
     seed: int = 0
@@ -120,6 +127,8 @@ class TrainConfig:
             parse_memory(self.memory)
             rules.check(["checkpointing"], [rules.COMPILE] if self.compile else [])
         check_name(self.model)
+        if not self.plan:
+            raise UsageError("--plan is empty: give ddp, measure, or the file of a plan")
         if not self.data:
             raise UsageError("--data is empty: give a named set or the path of an ImageFolder")
         if self.resume and self.overwrite:

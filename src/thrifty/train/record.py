@@ -71,6 +71,7 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "macs": dense_macs - saved,
         "workers": session.workers.size,
         "sent_bytes": tally.sent_bytes,
+        "buckets": session.exchange.buckets() if session.exchange else None,
         "skipped_steps": session.precision.skipped,
         "dense_macs": dense_macs,
         "parameters": sum(parameter.numel() for parameter in session.model.parameters()),

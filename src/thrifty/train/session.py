@@ -4,12 +4,12 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -17,15 +17,15 @@ import thrifty.models
 from thrifty.autodiff import checkpointing
 from thrifty.compose import Applied, NoEffectWarning, apply_
 from thrifty.core.counters import LayerCounters
-from thrifty.core.errors import CheckpointError, ModelError
+from thrifty.core.errors import CheckpointError
 from thrifty.core.seeds import derive_seed
 from thrifty.data import ImageData
-from thrifty.distributed.hooks import Wire, WireHook, attach
 from thrifty.distributed.precision import MixedPrecision, Precision, PrecisionWarning
 from thrifty.distributed.workers import ALONE, Workers
 from thrifty.train import optimizers, schedule
 from thrifty.train.arms import Arm
-from thrifty.train.config import TrainConfig
+from thrifty.train.config import DDP, TrainConfig
+from thrifty.train.exchange import Exchange, Sample
 from thrifty.train.tally import Tally
 
 
@@ -43,13 +43,35 @@ class Session:
         applied: the handle of the methods; None without methods.
         memory: the checkpointing of all steps; None without a limit.
         tally: what was done so far.
+        exchange: how gradients travel between workers; None alone.
         notices: what the user should know about the methods on this model.
 
     Raises:
         UsageError, ModelError: from building the model or applying the methods.
     """
 
-    def __init__(self, config: TrainConfig, arm: Arm, data: ImageData, *, steps: int, workers: Workers = ALONE) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        arm: Arm,
+        data: ImageData,
+        *,
+        steps: int,
+        workers: Workers = ALONE,
+        sample: Sample | None = None,
+        plan_file: Path | None = None,
+    ) -> None:
+        """Build the arm.
+
+        Args:
+            config: of the run, resolved.
+            arm: of the run.
+            data: images to build the network for.
+            steps: of the whole training.
+            workers: who trains.
+            sample: this worker's images and labels of a step, for measuring; called where `config` asks for a plan.
+            plan_file: where what was measured is kept, and taken from.
+        """
         self.workers = workers
         self.model = build_model(config, data)
         assert config.learning_rate is not None  # filled in by resolved()
@@ -68,8 +90,15 @@ class Session:
         self.precision = self._mix(arm.precision)
         self.memory = checkpointing(config.memory) if config.memory is not None else None
         self._recomputed_ops = 0
-        self._hook: WireHook | None = None
-        model = self.model if workers.group is None else self._data_parallel(config)
+        self.exchange: Exchange | None = None
+        if workers.group is None and config.plan != DDP:
+            self.notices.append(f"--plan {config.plan} changes nothing here: one process sends no gradients")
+        if workers.group is not None:
+            self.exchange = Exchange(
+                self.model, config, arm, workers, precision=self.precision, applied=self.applied, sample=sample,
+                plan_file=plan_file,
+            )  # fmt: skip
+        model = self.model if self.exchange is None else self.exchange.model
         # Beside the model, not in place of it: its state keeps the stock keys, and testing needs no second compilation.
         self.call: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
         self.compiles = config.compile
@@ -97,16 +126,6 @@ class Session:
             warnings.simplefilter("ignore", PrecisionWarning)  # it is among the notices
             return MixedPrecision(policy, self.model, self.optimizer, group=self.workers.group)
 
-    def _data_parallel(self, config: TrainConfig) -> nn.Module:
-        try:
-            model = DistributedDataParallel(self.model, process_group=self.workers.group)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"the workers do not have the same model ({reason}): give all of them the same") from error
-        if config.wire != "fp32":
-            self._hook = attach(model, Wire(config.wire))
-        return model
-
     def _seed_training(self, *more: int) -> None:
         """Seed what training draws; workers draw differently, as they see different images."""
         rank = self.workers.rank
@@ -114,8 +133,8 @@ class Session:
 
     def close(self) -> None:
         """End what runs beside the training; the session is of no use then."""
-        if self._hook is not None:
-            self._hook.close()
+        if self.exchange is not None:
+            self.exchange.close()
 
     def limited(self) -> AbstractContextManager[object]:
         """Around what a step computes: keeps it within the limit of memory, where there is one."""
@@ -130,14 +149,8 @@ class Session:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of gradients that each worker sends in a step: 2 (N - 1) / N of them, as a ring of N sends."""
-        if self.workers.group is None:
-            return 0
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        # Without a hook gradients travel in the format of their weights.
-        wire = [self._hook.item_bytes if self._hook else parameter.element_size() for parameter in trained]
-        total = sum(parameter.numel() * each for parameter, each in zip(trained, wire, strict=True))
-        return 2 * total * (self.workers.size - 1) // self.workers.size
+        """Bytes of gradients that each worker sends in a step."""
+        return self.exchange.sent_bytes if self.exchange else 0
 
     def settle(self) -> None:
         """Give all workers the same buffers, and add up what their layers counted; all call it, between epochs."""
@@ -174,7 +187,7 @@ class Session:
         """What this worker has of its own, of the same kinds of data."""
         return {
             "methods": self.applied.state_dict() if self.applied else None,
-            "wire": self._hook.state_dict() if self._hook else None,
+            "wire": self.exchange.state_dict() if self.exchange else None,
             "generator": torch.get_rng_state(),
         }
 
@@ -202,8 +215,8 @@ class Session:
                 return
             if self.applied is not None:
                 self.applied.load_state_dict(own["methods"])
-            if self._hook is not None and own["wire"] is not None:
-                self._hook.load_state_dict(own["wire"])
+            if self.exchange is not None and own["wire"] is not None:
+                self.exchange.load_state_dict(own["wire"])
             torch.set_rng_state(own["generator"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]

@@ -13,6 +13,7 @@ from thrifty.core.atomic import write_bytes
 from thrifty.core.errors import NonFiniteError
 from thrifty.train import checkpoint, folder, memory, record, sharded
 from thrifty.train.arms import Arm
+from thrifty.train.config import MEASURE
 from thrifty.train.display import Display
 from thrifty.train.evaluate import evaluate
 from thrifty.train.events import Events
@@ -56,7 +57,15 @@ class ArmTraining:
         memory.release()
         self._peak = memory.PeakMemory()
         self._workers = workers = plan.workers
-        self._session = Session(plan.config, arm, plan.data, steps=plan.steps, workers=workers)
+        self._session = Session(
+            plan.config,
+            arm,
+            plan.data,
+            steps=plan.steps,
+            workers=workers,
+            sample=lambda: next(iter(plan.train_batches(0, 0))),
+            plan_file=self._plan_file(),
+        )
         self._folder = folder.checkpoints(out, arm.name)
         name, damaged = workers.only_first(lambda: checkpoint.find(self._folder, identity=identity))
         for message in damaged:
@@ -66,6 +75,11 @@ class ArmTraining:
         self._rhythm = Rhythm(plan.config.checkpoint_every)
         tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard and workers.first else None
         self._events = Events(tensorboard, step=self._session.tally.step)
+
+    def _plan_file(self) -> Path:
+        """Where the merge plan is kept: with the run, or where the user has one."""
+        chosen = self._plan.config.plan
+        return self._out / "plans" / f"{self._arm.name}.json" if chosen == MEASURE else Path(chosen)
 
     def run(self, until_epoch: int | None = None) -> dict[str, Any]:
         """Train to the end, or until so many epochs are done, and return the arm's record.
@@ -172,6 +186,8 @@ class ArmTraining:
         notes = []
         if self._workers.size > 1:
             notes.append(f"{self._workers.size} workers share each batch of {self._plan.images_a_step} images")
+        if session.exchange is not None and (merge := session.exchange.plan) is not None:
+            notes.append(f"gradients travel in {len(merge.buckets)} buckets, by the merge plan")
         if session.memory is not None:
             notes.append(f"a step keeps within {self._plan.config.memory}; what does not fit is computed again")
         if session.applied is not None:

@@ -1,4 +1,8 @@
-"""Agreeing with the other processes that train the same model, over torch's own collectives."""
+"""Staying in step with the other processes that train the same model: collectives, many times in a training.
+
+A collective is quick, and says of a lost rank only that something broke. Before a training, when it matters who is
+missing or differs and in what, processes exchange texts through the group's store: see `distributed.agreement`.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
