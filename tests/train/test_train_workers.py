@@ -212,6 +212,15 @@ def test_gradients_of_reuse_are_those_of_the_mean_of_the_approximate_losses(foun
     assert all(of_rank["reuse gradients"] < 1e-5 for of_rank in found)
 
 
+def test_a_worker_that_is_lost_while_a_checkpoint_is_written_is_told(tmp_path, monkeypatch):
+    def gone(*arguments, **keywords):
+        raise RuntimeError("[pair.cc:537] Read error: Connection reset by peer\nand more")
+
+    monkeypatch.setattr(sharded.dcp, "save", gone)
+    with pytest.raises(DistributedError, match=r"a worker was lost during the writing of a checkpoint \(.*by peer\)"):
+        sharded.save(tmp_path, {"x": torch.ones(2)}, {}, identity={}, workers=ALONE)
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("evil"),))

@@ -21,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from thrifty.core.agreement import lost
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError
 from thrifty.distributed.workers import Workers
@@ -51,7 +52,8 @@ def save(folder: Path, shared: Any, own: Any, *, identity: dict[str, Any], worke
     tensors[_SHARED] = _to_bytes(_taken_apart(shared, tensors, _SHARED))
     tensors[f"{_OWN}.{workers.rank}"] = _to_bytes(own)
     try:
-        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(part), process_group=workers.group)
+        with lost("the writing of a checkpoint"):
+            dcp.save(tensors, storage_writer=dcp.FileSystemWriter(part), process_group=workers.group)
     except (dcp.api.CheckpointException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{part} cannot be written ({reason}): look for a full disk") from error
