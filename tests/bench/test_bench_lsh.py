@@ -1,13 +1,12 @@
 """The benchmarks of wide layers on data so small that they take a moment: every key of the design is there."""
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from thrifty.bench import lsh_inference, lsh_kdd17, lsh_next_item, lsh_width, lsh_xmc
+from thrifty.bench import lsh_inference, lsh_kdd17, lsh_width, lsh_xmc
 from thrifty.core.errors import UsageError
-from thrifty.data import Augment, ImageData, ImageSplit, load_next_items, read_xc
+from thrifty.data import Augment, ImageData, ImageSplit, read_xc
 
 pytestmark = pytest.mark.filterwarnings("ignore::thrifty.lsh.SlowerThanDenseWarning")
 
@@ -28,26 +27,6 @@ def test_inference(monkeypatch):
         "brute force", "lsh sim, 8 probes, 100 scored", "lsh fitted, 8 probes, 100 scored",
     }  # fmt: skip
     assert result.rows[0]["recall10"] == 1.0 and all(0 < row["recall10"] <= 1 for row in result.rows)
-
-
-def test_next_item(tmp_path):
-    items = np.random.default_rng(0).integers(1, 400, size=(300, 8))
-    np.savez(tmp_path / "x.npz", items=items.ravel(), offsets=np.arange(0, 2401, 8))
-    data = load_next_items(tmp_path / "x.npz")
-    choices, own = lsh_next_item._choices(True, ["epochs=0.5", "looks=4", "users=50", "epochs.lsh=0.75"])
-    rows = lsh_next_item.compare(data, choices, own, 0, Console(quiet=True))
-    arms = {row["method"]: row for row in rows}
-    assert set(arms) == {"full", "sampled", "adaptive", "lsh"}
-    assert all({"step_s", "seconds_to_target", "hr10", "ndcg10"} <= set(row) for row in rows)
-    assert arms["full"]["seconds_to_target"] is not None
-    assert [len(arms[name]["curve"]) for name in ("full", "lsh")] == [2, 3]
-    assert {"step_speedup", "quality_ratio", "hr_ratio", "time_to_target_speedup"} == set(lsh_next_item._summary(rows))
-
-
-@pytest.mark.parametrize("word", ["arms=full,best", "epochs.mine=3", "epochs=0", "epochs.lsh=soon"])
-def test_next_item_choices_that_cannot_be_meant(word):
-    with pytest.raises(UsageError, match="--set"):
-        lsh_next_item._choices(False, [word])
 
 
 def test_xmc_networks_and_precision(tmp_path):

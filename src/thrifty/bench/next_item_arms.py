@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 
 ARMS = ("full", "sampled", "adaptive", "lsh")
 LAZY = ("sampled", "lsh")
+OWN = {"active": "lsh", "tail": "lsh", "samples": "sampled"}  # settings of one arm alone
 ROWS = 1024  # users ranked at once
 
 
@@ -88,11 +87,9 @@ class Trained:
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)
         self.seconds: list[float] = []
         self.spent_s = 0.0
-        self.curve: list[tuple[float, float, float, float]] = []  # epochs, seconds, HR@10 and nDCG@10 in validation
-        self.best: dict[str, Any] = {}
 
-    def train(self, x: Tensor, y: Tensor) -> None:
-        """One training step."""
+    def train(self, x: Tensor, y: Tensor) -> float:
+        """One training step; returns its seconds."""
         self.model.train()
         start = time.perf_counter()
         self.optimizer.zero_grad()
@@ -102,14 +99,26 @@ class Trained:
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - start)
         self.spent_s += self.seconds[-1]
+        return self.seconds[-1]
 
-    def look(self, epochs: float, pairs: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        """Rank the validation items, and keep the weights where this is the best so far by nDCG@10."""
-        found = self.quality(*pairs)
-        self.curve.append((epochs, self.spent_s, *found))
-        if found[1] >= max(ndcg for *_, ndcg in self.curve):
-            self.best = copy.deepcopy(self.model.state_dict())
-        return found
+    def state(self) -> dict[str, Any]:
+        """What goes on bit for bit: weights, optimizer, hash tables and seconds."""
+        tables = self.head.index_state() if isinstance(self.head, HashedHead) else None
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "tables": tables,
+                "seconds": self.seconds, "spent_s": self.spent_s}  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over such a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.head, HashedHead):
+            self.head.load_index_state(state["tables"])
+        self.seconds, self.spent_s = list(state["seconds"]), float(state["spent_s"])
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights to be asked for `quality`; it cannot go on training from them."""
+        self.model.load_state_dict(weights)
+        self.optimizer.state.clear()  # its rows are those of the last step
 
     def quality(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         """HR@10 and nDCG@10 of the held-out item among all items."""
@@ -127,23 +136,6 @@ class Trained:
                 hits += float(found.sum())
                 gain += float((found / (place + 2.0).log2()).sum())
         return hits / len(x), gain / len(x)
-
-    def row(self, target: float, held_out: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """The figures of the arm; quality is that of the best weights on all users."""
-        self.model.load_state_dict(self.best)
-        if self.lazy:
-            self.optimizer.state.clear()  # its rows are those of the last step
-        quality = {split: self.quality(*pairs) for split, pairs in held_out.items()}
-        reached = next((seconds for _, seconds, _, ndcg in self.curve if ndcg >= target), None)
-        return {
-            "method": self.name, "step_s": statistics.median(self.seconds), "seconds_to_target": reached,
-            "step_min_s": min(self.seconds), "step_max_s": max(self.seconds), "steps": len(self.seconds),
-            "hr10": quality["test"][0], "ndcg10": quality["test"][1], "valid_hr10": quality["valid"][0],
-            "valid_ndcg10": quality["valid"][1], "best_valid_ndcg10": max(ndcg for *_, ndcg in self.curve),
-            "train_s": self.spent_s,
-            "curve": [dict(zip(("epochs", "train_s", "valid_hr10", "valid_ndcg10"), point, strict=True))
-                      for point in self.curve],
-        }  # fmt: skip
 
 
 def _head(name: str, items: int, recipe: Recipe) -> nn.Module:
@@ -173,6 +165,15 @@ class Order:
         self.batch = recipe.batch
         self.source = torch.Generator().manual_seed(recipe.seed + 1)
         self.left: list[Tensor] = []
+
+    def state(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"source": self.source.get_state(), "left": list(self.left)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.source.set_state(state["source"])
+        self.left = list(state["left"])
 
     @property
     def steps(self) -> int:
