@@ -190,6 +190,7 @@ class Arm:
     steps: int | None = field(metadata=_WHOLE)
     epochs: tuple[Epoch, ...] = field(metadata={"read": _many(Epoch)})
     layers: tuple[Layer, ...] = field(metadata={"read": _many(Layer)})
+    looks: dict[str, Any] = field(metadata=_MAPPING)
     trace: tuple[TracePoint, ...] = field(metadata={"read": _many(TracePoint)})
     events: tuple[Event, ...] = field(metadata={"read": _many(Event)})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from thrifty.core.atomic import write_bytes, write_text
-from thrifty.report import sections, theme, words
+from thrifty.report import hashed, sections, theme, words
 from thrifty.report.figures import figures
 from thrifty.report.markup import Html, el
 from thrifty.report.plots import NARROW, PLOTS, WIDE, render
@@ -41,6 +41,7 @@ def page(record: Record, drawn: dict[str, dict[str, str]]) -> str:
         sections.arms(record),
         figures(record, drawn),
         sections.layers(record),
+        hashed.section(record),
         sections.events(record),
         sections.setup(record),
     ]
@@ -50,7 +51,7 @@ def page(record: Record, drawn: dict[str, dict[str, str]]) -> str:
         style=theme.css() + (folder / "page.css").read_text(encoding="utf-8"),
         header=sections.header(record),
         nav=Html("\n".join(el("a", label, href=f"#{key}") for key, label in _PARTS.items())),
-        main=Html("\n".join(parts)),
+        main=Html("\n".join(part for part in parts if part is not None)),
     )
 
 

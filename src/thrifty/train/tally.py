@@ -29,6 +29,7 @@ class Tally:
         peak_bytes: highest peak memory so far.
         step_peak_bytes: most bytes that a step made, under a limit of memory; 0 without one.
         recomputed_ops: operations that were called again under it.
+        looks: what the methods tell of their layers since the last test, by layer; see `compose.looks`.
         losses: loss of every step.
         epochs: a row an epoch, as in `result.json`.
     """
@@ -49,6 +50,7 @@ class Tally:
     peak_bytes: int = 0
     step_peak_bytes: int = 0
     recomputed_ops: int = 0
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
