@@ -37,9 +37,10 @@ def test_xmc_networks_and_precision(tmp_path):
     found = lsh_xmc._quality(perfect, rows, rows)
     assert {key: found[key] for key in ("p1", "p3", "p5")} == pytest.approx({"p1": 100, "p3": 200 / 3, "p5": 40})
     assert [found["psp5"], found["ndcg5"]] == pytest.approx([100, 100])
-    for arm in ("dense", "lsh", "lsh, forced"):
-        found = lsh_xmc._network(arm, rows, rows, epochs=30)
-        assert found["p1"] > 90 and found["fit_s"] > 0
+    networks = lsh_xmc._networks(rows, rows, epochs=30)
+    assert [found["method"] for found in networks] == ["dense", "lsh", "lsh, forced"]
+    assert all(found["p1"] > 90 and found["fit_s"] > 0 for found in networks)
+    assert networks[0]["p3"] == pytest.approx(networks[1]["p3"], abs=3)  # the same training, to rounding
 
 
 def test_kdd17_arms():
@@ -64,6 +65,24 @@ def test_kdd17_on_generated_images():
     ]  # fmt: skip
     assert {"data", "layers", "method", "active", "accuracy", "macs", "train_s"} <= set(result.rows[0])
     assert all(found["macs_saved"] > 0.9 for found in result.summary.values())
+
+
+def test_kdd17_in_pieces_is_the_whole():
+    words = ["sets=rectangles", "layers=1", "limit_train=100", "limit_test=50"]
+
+    def piece(*more, earlier=None):
+        result = lsh_kdd17.run.run(quick=True, console=Console(quiet=True), options=[*words, *more], earlier=earlier)
+        return {"settings": result.settings, "rows": result.rows, "summary": result.summary}
+
+    def facts(found):
+        rows = [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found["rows"]]
+        return sorted(rows, key=lambda row: (row["method"], row["active"]))
+
+    first = piece("methods=lsh")
+    both = piece("methods=dropout,wta", earlier=first)
+    assert facts(both) == facts(piece("methods=dropout,wta,lsh"))
+    assert both["summary"].keys() == first["summary"].keys()
+    assert len(piece("methods=dropout", "lr=0.01", earlier=both)["rows"]) == 2  # trained in another way: not kept
 
 
 @pytest.mark.parametrize(

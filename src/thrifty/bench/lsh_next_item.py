@@ -47,7 +47,7 @@ class Choices:
         rates: of Adam, tried for every arm.
         epochs, patience, looks, users: see `next_item_runs.Length`.
         seeds: how many, from 0.
-        history, features, batch, active, tail, samples: see `next_item_arms.Recipe`.
+        history, features, batch, active, tail, samples, power: see `next_item_arms.Recipe`.
         turns: of the race that times the steps: so many of full softmax, more of the others.
         out: folder in which the trainings are kept.
         limit_s: seconds after which nothing more is trained; the same command goes on. None for no limit.
@@ -64,9 +64,10 @@ class Choices:
     history: int = 20
     features: int = 64
     batch: int = 256
-    active: int = 512
-    tail: int = 1024
-    samples: int = 2048
+    active: int = 128
+    tail: int = 4096
+    samples: int = 4096
+    power: float = 0.5
     turns: int = 48
     out: str = "runs/bench/lsh-next-item"
     limit_s: float | None = None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ARMS = ("full", "sampled", "adaptive", "lsh")
 LAZY = ("sampled", "lsh")
-OWN = {"active": "lsh", "tail": "lsh", "samples": "sampled"}  # settings of one arm alone
+# settings that some arms alone have
+OWN = {"active": ("lsh",), "tail": ("lsh",), "samples": ("sampled",), "power": LAZY}
 ROWS = 1024  # users ranked at once
 
 
@@ -32,6 +33,8 @@ class Recipe:
         lr: of Adam.
         active, tail: of `LSHSoftmaxLoss`.
         samples: of `SampledSoftmaxLoss`.
+        power: of an item's frequency in training (and one more), which the tail and the samples are drawn by; 0 for
+            uniform.
         seed: of the start and of the order of the rows.
     """
 
@@ -39,9 +42,10 @@ class Recipe:
     features: int = 64
     batch: int = 256
     lr: float = 2e-3
-    active: int = 512
-    tail: int = 1024
-    samples: int = 2048
+    active: int = 128
+    tail: int = 4096
+    samples: int = 4096
+    power: float = 0.5
     seed: int = 0
 
 
@@ -69,15 +73,16 @@ class Trained:
     """One arm: its network and optimizer, the seconds of its steps, and what it reached when.
 
     The full softmax trains with torch's fused Adam on dense gradients, the adaptive one likewise; the others with
-    LazyAdam on rows, those of the item embeddings included.
+    LazyAdam on rows, those of the item embeddings included. `counts` (items,) says how often each is to be predicted.
     """
 
-    def __init__(self, name: str, items: int, recipe: Recipe) -> None:
+    def __init__(self, name: str, counts: Tensor, recipe: Recipe) -> None:
+        items = len(counts)
         torch.manual_seed(recipe.seed)  # one start for all
         self.name, self.recipe = name, recipe
         self.lazy = name in LAZY
         self.encoder = Encoder(items, recipe, sparse=self.lazy)
-        self.head = _head(name, items, recipe)
+        self.head = _head(name, counts, recipe)
         self.model = nn.ModuleList([self.encoder, self.head])
         if self.lazy:
             lazy = LazyAdam(self.model.parameters(), lr=recipe.lr)
@@ -138,17 +143,20 @@ class Trained:
         return hits / len(x), gain / len(x)
 
 
-def _head(name: str, items: int, recipe: Recipe) -> nn.Module:
-    features = recipe.features
+def _head(name: str, counts: Tensor, recipe: Recipe) -> nn.Module:
+    items, features = len(counts), recipe.features
+    drawn_by: Tensor | str = (counts + 1).float() ** recipe.power if recipe.power else "uniform"
     if name == "adaptive":
         # Clusters by id: these sets number their items by first appearance, frequent ones first.
         return nn.AdaptiveLogSoftmaxWithLoss(features, items, [items // 20, items // 4], div_value=2.0)
     head: HashedHead
     if name == "lsh":
         hashing = Hashing(seed=recipe.seed)
-        head = LSHSoftmaxLoss(features, items, active=recipe.active, tail=recipe.tail, hashing=hashing)
+        head = LSHSoftmaxLoss(features, items, active=recipe.active, tail=recipe.tail,
+                              distribution=drawn_by, hashing=hashing)  # fmt: skip
     elif name == "sampled":
-        head = SampledSoftmaxLoss(features, items, samples=recipe.samples, hashing=Hashing(seed=recipe.seed))
+        head = SampledSoftmaxLoss(features, items, samples=recipe.samples, distribution=drawn_by,
+                                  hashing=Hashing(seed=recipe.seed))  # fmt: skip
     else:
         head = LSHSoftmaxLoss(features, items, when="dense", sparse=False)
     nn.init.normal_(head.weight, std=0.05)
@@ -162,6 +170,7 @@ class Order:
 
     def __init__(self, data: NextItems, recipe: Recipe) -> None:
         self.x, self.y = data.training(recipe.history)
+        self.counts = torch.bincount(self.y, minlength=data.count)
         self.batch = recipe.batch
         self.source = torch.Generator().manual_seed(recipe.seed + 1)
         self.left: list[Tensor] = []

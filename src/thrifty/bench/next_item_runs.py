@@ -59,7 +59,7 @@ class Run:
 
     def __init__(self, data: NextItems, arm: str, recipe: Recipe, length: Length, parent: Path) -> None:
         self.data, self.arm, self.recipe, self.length = data, arm, recipe, length
-        depends = {key: value for key, value in asdict(recipe).items() if OWN.get(key, arm) == arm}
+        depends = {key: value for key, value in asdict(recipe).items() if arm in OWN.get(key, (arm,))}
         told = json.dumps([data.name, data.count, len(data.items), depends, length.looks, length.users], sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         self.folder = parent / Path(data.name).stem / f"{arm}-lr{recipe.lr:g}-seed{recipe.seed}-{digest}"
@@ -87,7 +87,8 @@ class Run:
 
     def start(self) -> tuple[Trained, Order, dict[str, Tensor]]:
         """The arm and the order of its rows as they were at the last look, and its best weights."""
-        trained, order = Trained(self.arm, self.data.count, self.recipe), Order(self.data, self.recipe)
+        order = Order(self.data, self.recipe)
+        trained = Trained(self.arm, order.counts, self.recipe)
         if not self.curve:
             return trained, order, {}
         try:

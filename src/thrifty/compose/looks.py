@@ -57,7 +57,7 @@ class Looks:
         for name, x in self._inputs.items():
             layer = self._layers[name]
             try:
-                told[name] = self._look[layer.method](layer, x)  # type: ignore[index, arg-type]
+                told[name] = self._look[layer.method](layer, x)
             except ThriftyError:
                 continue  # NaN among the inputs, say: the training tells of it
         return told
