@@ -2,6 +2,8 @@
 
 import itertools
 import threading
+import time
+from functools import partial
 
 import pytest
 import torch
@@ -12,13 +14,15 @@ from torch.testing import assert_close
 import thrifty.models
 from thrifty._load_native import native
 from thrifty.core.errors import CheckpointError, ModelError, UsageError
-from thrifty.reuse import FrozenConv2d, Setting, freeze, frozen_report, load_frozen, save_frozen
+from thrifty.reuse import FrozenConv2d, Setting, frozen_report, frozen_trial, load_frozen, save_frozen
+from thrifty.reuse.frozen import freeze as freeze_in
 from thrifty.reuse.frozen_chains import Chain, find_chains, fold_norms
 from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_fit import fit, watch
 from thrifty.reuse.frozen_levels import fit_levels, quantised, table_of
 
 FINE = (Setting(1, 6),)
+freeze = partial(freeze_in, dtype=torch.float32)  # whatever is faster on the machine of the test
 
 
 class Net(nn.Module):
@@ -45,7 +49,7 @@ def make(seed=0):
 @pytest.fixture
 def slow_dense(monkeypatch):
     """Let every lookup win the race, so that what is chosen hangs on errors alone."""
-    monkeypatch.setattr("thrifty.reuse.frozen._race", lambda models, batch, rounds=4: (2.0, 1.0))
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", lambda models, batch, **how: (2.0, 1.0))
 
 
 def frozen_layers(model):
@@ -176,7 +180,7 @@ def test_no_loss_allowed_keeps_every_answer(slow_dense):
 
 def test_a_layer_whose_every_setting_is_too_coarse_stays_stock(slow_dense, monkeypatch):
     monkeypatch.setattr("thrifty.reuse.frozen.BOUNDS", (1e-6,))
-    monkeypatch.setattr("thrifty.reuse.frozen.native", None)  # nor are the exact ways there
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.native", None)  # nor are the exact ways there
     model, batches = make()
     frozen = freeze(model, batches, settings=(Setting(1, 1),), max_loss=0.5)
     assert not frozen_layers(frozen)
@@ -188,21 +192,21 @@ def test_the_fastest_setting_within_the_bound_is_chosen_for_each_layer(monkeypat
     model, batches = make()
     prefers = {16: Setting(1, 5), 24: Setting(1, 7)}
 
-    def race(models, batch, rounds=4):
+    def race(models, batch, **how):
         layer = models[1]
         if not isinstance(layer, FrozenConv2d):
             return 2.0, 1.0
         wanted = prefers[layer.scale.shape[0]]
         return 2.0, 0.5 if (layer.length, layer.bits) == (wanted.length, wanted.bits) else 1.0
 
-    monkeypatch.setattr("thrifty.reuse.frozen._race", race)
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", race)
     frozen = freeze(model, batches, settings=(Setting(1, 5), Setting(1, 6), Setting(1, 7)), max_loss=0.5)
     assert [row.setting for row in frozen_report(frozen).layers] == ["L=1 B=5", "L=1 B=7"]
 
 
 def test_nothing_is_frozen_where_nothing_is_faster(monkeypatch):
     model, batches = make()
-    monkeypatch.setattr("thrifty.reuse.frozen._race", lambda models, batch, rounds=4: (1.0, 2.0))
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", lambda models, batch, **how: (1.0, 2.0))
     frozen = freeze(model, batches)
     assert not frozen_layers(frozen)
     assert {row.reason for row in frozen_report(frozen).layers} == {"no setting is faster"}
@@ -211,8 +215,8 @@ def test_nothing_is_frozen_where_nothing_is_faster(monkeypatch):
 def test_a_whole_that_is_slower_than_dense_falls_back_to_dense(monkeypatch):
     model, batches = make()
     monkeypatch.setattr(
-        "thrifty.reuse.frozen._race",
-        lambda models, batch, rounds=4: (2.0, 1.0) if isinstance(models[1], FrozenConv2d) else (1.0, 2.0),
+        "thrifty.reuse.frozen_trial.race",
+        lambda models, batch, **how: (2.0, 1.0) if isinstance(models[1], FrozenConv2d) else (1.0, 2.0),
     )
     frozen = freeze(model, batches, settings=FINE, max_loss=0.5)
     assert not frozen_layers(frozen) and frozen_report(frozen).frozen_s == 1.0
@@ -359,7 +363,7 @@ def test_export_and_reload_give_the_same_answers(saved):
 
 def test_a_model_that_stayed_stock_travels_too(monkeypatch, tmp_path):
     model, batches = make()
-    monkeypatch.setattr("thrifty.reuse.frozen._race", lambda models, batch, rounds=4: (1.0, 2.0))
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", lambda models, batch, **how: (1.0, 2.0))
     frozen = freeze(model, batches)
     save_frozen(frozen, tmp_path / "stock")
     assert torch.equal(load_frozen(tmp_path / "stock", make(seed=3)[0])(batches[0]), frozen(batches[0]))
@@ -410,6 +414,80 @@ def test_settings_that_do_not_belong_to_the_tensors_are_refused(saved, key, valu
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         load_frozen(path, make()[0])
+
+
+def faster(dtype, by=2.0):
+    """A race in which models of this dtype, and every lookup, win."""
+
+    def race(models, batch, **how):
+        second = models[1]
+        wins = isinstance(second, FrozenConv2d) or any(p.dtype == dtype for p in second.parameters())
+        return (by, 1.0) if wins else (1.0, by)
+
+    return race
+
+
+def test_what_is_not_looked_up_is_in_the_faster_dtype(monkeypatch, tmp_path):
+    model, batches = make()
+    for dtype in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr("thrifty.reuse.frozen_trial.race", faster(dtype))
+        frozen = freeze_in(model, batches, settings=FINE, max_loss=0.3)
+        assert {p.dtype for p in frozen.parameters()} == {dtype} and frozen_report(frozen).dtype in str(dtype)
+        y, expected = frozen(batches[1]), model(batches[1])
+        assert y.dtype == torch.float32 and (y - expected).square().mean() < 0.005 * expected.var()
+        save_frozen(frozen, tmp_path / "net")
+        again = load_frozen(tmp_path / "net", make(seed=9)[0])
+        assert torch.equal(again(batches[0]), frozen(batches[0])) and frozen_report(again) == frozen_report(frozen)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_sixteen_bits_that_lose_too_much_are_not_taken(monkeypatch):
+    model, batches = make()
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", faster(torch.bfloat16))
+    monkeypatch.setattr("thrifty.reuse.frozen._expected_loss", lambda *args: 0.01)
+    assert frozen_report(freeze_in(model, batches, settings=FINE, max_loss=0.009)).dtype == "float32"
+    assert frozen_report(freeze_in(model, batches, settings=FINE, max_loss=0.01)).dtype == "bfloat16"
+    assert frozen_report(freeze_in(model, batches, dtype=torch.bfloat16, max_loss=0.0)).dtype == "bfloat16"
+    with pytest.raises(UsageError, match=r"dtype is torch\.float16"):
+        freeze_in(model, batches, dtype=torch.float16)
+
+
+@pytest.mark.skipif(native is None, reason="the native kernels are not built here")
+def test_an_exact_layer_in_sixteen_bits_is_the_stock_layers_in_turn():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(6, 7, 3, padding=1).bfloat16(), torch.randn(2, 6, 9, 8).bfloat16()
+    pool = nn.MaxPool2d(3, 2, 1)
+    layer = ExactConv2d.of(conv, x, skip=False, relu=True, pool=pool)
+    with torch.no_grad():
+        assert_close(layer(x), pool(conv(x).relu()), rtol=0, atol=0)
+
+
+def test_finer_tables_of_a_way_that_is_slow_are_not_tried(monkeypatch):
+    model, batches = make()
+    tried = []
+
+    def race(models, batch, **how):
+        layer = models[1]
+        if isinstance(layer, FrozenConv2d):
+            tried.append((layer.scale.shape[0], layer.length, layer.bits))
+            return (1.0, 2.0) if layer.length == 1 else (2.0, 1.0)
+        return 1.0, 2.0
+
+    monkeypatch.setattr("thrifty.reuse.frozen_trial.race", race)
+    freeze(model, batches, settings=(Setting(1, 6), Setting(1, 4), Setting(2, 2), Setting(2, 3)))
+    assert tried == [(16, 2, 2), (16, 2, 3), (16, 1, 4), (24, 2, 2), (24, 2, 3), (24, 1, 4)]
+
+
+def test_a_hopeless_rival_runs_once():
+    calls = []
+
+    def slow(batch):
+        calls.append("slow")
+        time.sleep(0.02)
+
+    dense_s, frozen_s = frozen_trial.race((lambda batch: calls.append("fast"), slow), torch.zeros(1), give_up=2.0)
+    assert calls == ["fast", "slow"] and dense_s < 0.02 and frozen_s == float("inf")
+    assert frozen_trial.race((slow, slow), torch.zeros(1), rounds=3)[1] >= 0.02 and len(calls) == 8
 
 
 def test_a_network_of_the_papers_end_to_end(slow_dense):

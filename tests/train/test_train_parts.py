@@ -17,6 +17,7 @@ from thrifty.train import TrainConfig, checkpoint, defaults, memory, optimizers,
 from thrifty.train.arms import fit_arms, parse_arms, parse_settings
 from thrifty.train.macs import count_macs
 from thrifty.train.record import summarise
+from thrifty.train.rhythm import Rhythm
 from thrifty.train.tally import Tally
 
 
@@ -194,11 +195,11 @@ def test_any_flipped_byte_or_cut_is_noticed(tmp_path_factory, data):
 
 
 def test_rhythm_by_steps_and_by_the_clock(monkeypatch):
-    by_steps = checkpoint.Rhythm(4)
+    by_steps = Rhythm(4)
     assert [step for step in range(1, 13) if by_steps.due(step)] == [4, 8, 12]
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    by_clock = checkpoint.Rhythm(None)
+    by_clock = Rhythm(None)
     now = 29.0
     assert not by_clock.due(1)
     now = 30.0

@@ -9,6 +9,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,55 +20,61 @@ import thrifty.models
 from thrifty._load_native import native
 from thrifty.bench.timing import calibrate, interleave, median_min_max
 from thrifty.data import ImageBatches, ImageData, ImageSplit, load_images
+from thrifty.data.images import make_image_data
 from thrifty.data.subset import stratified
 from thrifty.reuse import freeze, frozen_report
 from thrifty.reuse.frozen_chains import find_chains, fold_norms
+from thrifty.reuse.frozen_dtype import in_dtype
 from thrifty.train.folder import load_weights
 
 CALIBRATION_BATCHES = 8
+ARMS = ("dense", "bf16", "compiled", "reuse", "reuse_bf16")
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one network under the instruction set and threads of this process."""
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
-    data = load_images(request["data"], root=request["data_root"], limit_train=request["train_images"])
+    data, calibration = _data(request)
     model = _trained(request, data)
     dense = copy.deepcopy(model)
     fold_norms(dense, find_chains(dense))
-    frozen = freeze(model, _calibration(request, data), max_loss=request["max_loss"])
     x = next(iter(_batches(data.test, request["batch"], data)))[0]
-    arms = {"dense": _call(dense, x), "reuse": _call(frozen, x)}
-    if not request["small"]:  # neither serves a machine without vectors
-        half = copy.deepcopy(dense).bfloat16()
-        arms["bf16"] = _call(half, x.bfloat16())
+    frozen = partial(freeze, model, calibration, max_loss=request["max_loss"])
+    models: dict[str, Any] = {"dense": dense, "reuse": frozen(dtype=torch.float32)}
+    if not request["small"]:  # none of these serves a machine without vectors
+        models["bf16"] = in_dtype(dense, torch.bfloat16)
+        models["reuse_bf16"] = frozen(dtype=torch.bfloat16)
         if not request["quick"]:
-            arms["compiled"] = _call(torch.compile(dense), x)
+            models["compiled"] = torch.compile(dense)
+    arms = {name: _call(each, x) for name, each in models.items()}
     repeats = calibrate(arms, request["budget_s"], most=60)
     spread = {name: median_min_max(seconds) for name, seconds in interleave(arms, repeats, warmup=0).items()}
-    right, right_frozen, changed, count = _answers(dense, frozen, data, request["batch"])
-    dense_s, reuse_s = spread["dense"].median, spread["reuse"].median
+    named = {name: _named(models[name], data, request["batch"]) for name in models if name != "compiled"}
+    ours = [name for name in models if name.startswith("reuse")]
+    best = min(ours, key=lambda name: spread[name].median)
+    best_stock_s = min(spread[name].median for name in models if name not in ours)
+    right = {name: float((answers == data.test.labels).float().mean()) for name, answers in named.items()}
+    report = frozen_report(models[best])
     return {
         "network": request["network"],
         "data": data.source,
         "isa": native.isa() if native else "reference",
         "threads": torch.get_num_threads(),
         "batch": len(x),
-        "dense_s": dense_s,
-        "dense_min_s": spread["dense"].min,
-        "dense_max_s": spread["dense"].max,
-        "bf16_s": spread["bf16"].median if "bf16" in spread else None,
-        "compiled_s": spread["compiled"].median if "compiled" in spread else None,
-        "reuse_s": reuse_s,
-        "reuse_min_s": spread["reuse"].min,
-        "reuse_max_s": spread["reuse"].max,
-        "speedup": dense_s / reuse_s,
-        "dense_accuracy": right / count,
-        "accuracy_loss": (right - right_frozen) / count,
-        "changed_answers": changed / count,
-        "expected_loss": frozen_report(frozen).expected_loss,
+        **{f"{name}_s": spread[name].median if name in spread else None for name in ARMS},
+        **{f"{name}_min_s": spread[name].min for name in spread},
+        **{f"{name}_max_s": spread[name].max for name in spread},
+        "best": best,
+        "speedup": spread["dense"].median / spread[best].median,
+        "over_best_stock": best_stock_s / spread[best].median,
+        "dense_accuracy": right["dense"],
+        "accuracy_loss": right["dense"] - right[best],
+        "changed_answers": float((named["dense"] != named[best]).float().mean()),
+        "accuracy_losses": {name: right["dense"] - right[name] for name in right},
+        "expected_loss": report.expected_loss,
         "repeats": repeats,
-        "layers": frozen_report(frozen).to_dict()["layers"],
+        "layers": report.to_dict()["layers"],
     }
 
 
@@ -79,16 +86,21 @@ def _trained(request: dict[str, Any], data: ImageData) -> nn.Module:
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 
-def _calibration(request: dict[str, Any], data: ImageData) -> list[Tensor]:
-    """Training images that the network was not trained on, prepared as the others were."""
-    whole = load_images(request["data"], root=request["data_root"], limit_test=1).train
-    used = stratified(whole.labels.numpy(), request["train_images"], seed=0)
-    rest = np.setdiff1d(np.arange(len(whole)), used)
+def _data(request: dict[str, Any]) -> tuple[ImageData, list[Tensor]]:
+    """What the network was trained on, and batches of training images that it was not trained on."""
+    whole = load_images(request["data"], root=request["data_root"])
+    split = whole.train
+    used = stratified(split.labels.numpy(), request["train_images"], seed=0)
+    data = make_image_data(whole.name, _part(split, used), whole.test, whole.classes, source=whole.source)
+    rest = np.setdiff1d(np.arange(len(split)), used)
     np.random.default_rng(0).shuffle(rest)
-    kept = torch.from_numpy(rest[: CALIBRATION_BATCHES * request["batch"]])
-    return [
-        images for images, _ in _batches(ImageSplit(whole.images[kept], whole.labels[kept]), request["batch"], data)
-    ]
+    kept = _part(split, rest[: CALIBRATION_BATCHES * request["batch"]])
+    return data, [images for images, _ in _batches(kept, request["batch"], data)]
+
+
+def _part(split: ImageSplit, indexes: np.ndarray) -> ImageSplit:
+    kept = torch.from_numpy(indexes)
+    return ImageSplit(split.images[kept], split.labels[kept])
 
 
 def _batches(split: ImageSplit, size: int, data: ImageData) -> ImageBatches:
@@ -103,17 +115,10 @@ def _call(model: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
     return call
 
 
-def _answers(dense: nn.Module, frozen: nn.Module, data: ImageData, size: int) -> tuple[int, int, int, int]:
-    """Right answers of both, answers that differ, images: over the test set."""
-    right = right_frozen = changed = count = 0
+def _named(model: nn.Module, data: ImageData, size: int) -> Tensor:
+    """The class that the model names for each image of the test set."""
     with torch.inference_mode():
-        for images, labels in _batches(data.test, size, data):
-            named, named_frozen = dense(images).argmax(1), frozen(images).argmax(1)
-            right += int((named == labels).sum())
-            right_frozen += int((named_frozen == labels).sum())
-            changed += int((named != named_frozen).sum())
-            count += len(labels)
-    return right, right_frozen, changed, count
+        return torch.cat([model(images).argmax(1) for images, _ in _batches(data.test, size, data)])
 
 
 if __name__ == "__main__":

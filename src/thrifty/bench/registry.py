@@ -83,6 +83,7 @@ class Benchmark:
         data_root: Path | None = None,
         options: Sequence[str] = (),
         earlier: Mapping[str, Any] | None = None,
+        keep: Callable[[BenchResult], None] = lambda so_far: None,
     ) -> BenchResult:
         """Run it. What follows `console` is handed to the functions that take it.
 
@@ -92,13 +93,14 @@ class Benchmark:
             data_root: folder of data sets.
             options: `key=value`, as given to `--set`.
             earlier: what an earlier run left in the file that this one will write.
+            keep: called with what is found so far, so that a run that is killed loses no finished row.
 
         Raises:
             UsageError: options for a benchmark that has none.
         """
         if options and not self._takes("options"):
             raise UsageError(f"--set {options[0]}: {self.name} has nothing to set")
-        more = {"data_root": data_root, "options": options, "earlier": earlier}
+        more = {"data_root": data_root, "options": options, "earlier": earlier, "keep": keep}
         return self.function(
             quick=quick, console=console, **{key: value for key, value in more.items() if self._takes(key)}
         )
@@ -113,7 +115,7 @@ class Benchmark:
 
 
 def benchmark(name: str, line: str) -> Callable[[Callable[..., BenchResult]], Benchmark]:
-    """Make a benchmark of a function `(quick, console[, data_root][, options][, earlier]) -> BenchResult`."""
+    """Make a benchmark of a function `(quick, console[, data_root][, options][, earlier][, keep]) -> BenchResult`."""
     return lambda function: Benchmark(name, line, function)
 
 

@@ -2,7 +2,8 @@
 
 The small one is imitated: kernels of the base instruction set and one thread, torch and oneDNN held to SSE 4.1 as well.
 These are read when the libraries load, so every measurement is a process of its own; rivals take turns inside it.
-Dense is fp32 in channels_last with BatchNorm folded; bf16 and compiled stand beside it. Networks are trained once, on a
+Dense is fp32 in channels_last with BatchNorm folded; bf16 and compiled stand beside it, and frozen networks whose stock
+layers are fp32 or bf16. `speedup` is the faster of these two over dense fp32. Networks are trained once, on a
 part of the training images, into runs/reuse-inference, where a killed training goes on and other settings are another
 training; the rest of the training images serve to calibrate; `accuracy_loss` is counted on the whole test set.
 """
@@ -13,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,15 @@ PLACES: tuple[tuple[str, dict[str, str], int | None], ...] = (
 
 @dataclass(frozen=True)
 class Choices:
-    """What `--set` may choose: the networks; all of them, or the first when quick, where none is named."""
+    """What `--set` may choose.
+
+    Attributes:
+        networks: all of them, or the first when quick, where none is named.
+        places: all of them where none is named.
+    """
 
     networks: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @benchmark("reuse-inference", "CifarNet, AlexNet and VGG-19 in inference, dense against frozen tables")
@@ -84,26 +91,42 @@ def run(
     data_root: Path | None = None,
     options: Sequence[str] = (),
     earlier: Mapping[str, Any] | None = None,
+    keep: Callable[[BenchResult], None] = lambda so_far: None,
 ) -> BenchResult:
     """Train what is not trained yet, then freeze and time every network in every place; other rows are kept."""
     choices, dotted = read_options(Choices, options)
     cases = {case.network: case for case in CASES}
+    every_place = tuple(name for name, _, _ in PLACES)
     names = choices.networks or tuple(cases)[: 1 if quick else None]
+    places = choices.places or every_place
     unknown = [*dotted, *(name for name in names if name not in cases)]
+    unknown += [name for name in places if name not in every_place]
     if unknown:
-        raise UsageError(f"--set: {unknown[0]} is unknown; networks are {', '.join(cases)}")
-    rows = [row for row in (earlier or {}).get("rows", []) if row["network"] not in names]
+        raise UsageError(
+            f"--set: {unknown[0]} is unknown; networks are {', '.join(cases)}; places are {', '.join(every_place)}"
+        )
+    kept = (earlier or {}).get("rows", [])
+    rows = [row for row in kept if row["network"] not in names or row["place"] not in places]
     for case in (cases[name] for name in names):
         folder = _train(case.training(data_root), console)
         for place, environment, threads in PLACES:
-            console.print(f"{case.network} on {case.data}, {place} instructions: freezing and timing")
-            rows.append(_measure(case, folder, environment, threads, quick, data_root))
+            if place in places:
+                console.print(f"{case.network} on {case.data}, {place} instructions: freezing and timing")
+                row = _measure(case, folder, environment, threads, quick, data_root)
+                rows.append({"place": place, **row})
+                keep(_result(rows, quick))
+    return _result(rows, quick)
+
+
+def _result(rows: list[dict[str, Any]], quick: bool) -> BenchResult:
+    order = [case.network for case in CASES]
+    rows = sorted(rows, key=lambda row: (order.index(row["network"]), row["place"] != PLACES[0][0]))
     settings = {
         "max_loss": MAX_LOSS, "quick": quick, "dtype": "float32", "memory_format": "channels_last",
         "cases": [asdict(case) for case in CASES],
     }  # fmt: skip
-    columns = ("network", "isa", "threads", "dense_s", "bf16_s", "compiled_s", "reuse_s", "speedup", "dense_accuracy",
-               "accuracy_loss", "changed_answers")  # fmt: skip
+    columns = ("network", "isa", "threads", "dense_s", "bf16_s", "compiled_s", "reuse_s", "reuse_bf16_s", "speedup",
+               "over_best_stock", "dense_accuracy", "accuracy_loss", "changed_answers")  # fmt: skip
     return BenchResult(settings, rows, {"min_speedup": min(row["speedup"] for row in rows)}, columns)
 
 

@@ -23,7 +23,7 @@ def bench(
     """Run a benchmark by name, print its table and write its JSON."""
     from rich.console import Console
 
-    from thrifty.bench.registry import MODULES, load, load_all
+    from thrifty.bench.registry import MODULES, BenchResult, load, load_all
     from thrifty.core.errors import UsageError
 
     console = Console()
@@ -43,10 +43,17 @@ def bench(
     if data_root is not None and not data_root.is_dir():
         raise UsageError(f"--data-root {data_root} is not a folder")
     earlier = read_earlier(json, name) if json is not None and chosen.merges else None
-    result = chosen.run(quick=quick, console=console, data_root=data_root, options=set_ or (), earlier=earlier)
+
+    def keep(so_far: BenchResult) -> None:
+        if json is not None:
+            write_result(json, name, so_far)
+
+    result = chosen.run(
+        quick=quick, console=console, data_root=data_root, options=set_ or (), earlier=earlier, keep=keep
+    )
     console.print(result_table(name, result))
     for line in summary_lines(result):
         console.print(line, markup=False, highlight=False)
+    keep(result)
     if json is not None:
-        write_result(json, name, result)
         typer.echo(f"written: {json}")

@@ -15,8 +15,9 @@ import numpy as np
 
 from thrifty.core.errors import DataError
 
+from .in_memory import from_array
 from .pickles import read_pickle
-from .raw import RawImages, RawSplit, check_labels, from_array
+from .raw import RawImages, RawSplit, check_labels
 
 _PIXELS_BYTES = 3 * 32 * 32
 _MAX_MEMBER_BYTES = 1 << 28

@@ -12,8 +12,9 @@ from thrifty.core.errors import DataError, UsageError
 from .cifar import cifar_format, read_cifar_archive, read_cifar_folder
 from .idx import read_idx
 from .images import ImageData, ImageSplit, make_image_data
+from .in_memory import from_array
 from .locate import find_set
-from .raw import ImageSize, RawImages, RawSplit, check_labels, from_array
+from .raw import ImageSize, RawImages, RawSplit, check_labels
 from .sets import IMAGES
 from .subset import stratified
 

@@ -29,20 +29,6 @@ class RawImages:
     title: str
 
 
-def from_array(images: np.ndarray) -> Pixels:
-    """Return the pixel function of images (N, H, W, C) that are in memory already."""
-
-    def pixels(indexes: np.ndarray, image_size: ImageSize | None) -> np.ndarray:
-        chosen = images if len(indexes) == len(images) else images[indexes]
-        if image_size is None or image_size == chosen.shape[1:3]:
-            return chosen
-        from .decode import resize
-
-        return resize(chosen, image_size)
-
-    return pixels
-
-
 def check_labels(labels: np.ndarray, classes: int, where: str, *, offset: int | None = None, stride: int = 1) -> None:
     """Raise DataError, naming the first label outside 0..classes-1 and its byte where `offset` and `stride` tell it."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))

@@ -34,11 +34,11 @@ def backend(name: str) -> Iterator[None]:
         _backend.reset(token)
 
 
-def use_native(*tensors: Tensor) -> bool:
-    """Whether an op on these floating-point tensors runs natively."""
+def use_native(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether an op on these floating-point tensors runs natively; `dtype` is what its kernel takes."""
     if native is None or _backend.get() == "reference":
         return False
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+    return all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
 
 
 def exporting() -> bool:

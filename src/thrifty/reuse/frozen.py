@@ -4,57 +4,26 @@ Deep Reuse (Ning & Shen, ICS 2019) carried to its end: clusters are fixed before
 the weights are made once and for all. A cluster is a level of one channel, or a pair of levels of two neighbours.
 Layer by layer the fastest setting is taken whose error is within a bound, and the bound is the largest at which the
 whole model keeps its answers on calibration images that the levels were not fitted to. Two exact ways compete with the
-tables, see `frozen_exact`. Layers that gain nothing stay stock.
+tables, see `frozen_exact`. Layers that gain nothing stay stock, in bfloat16 where the processor gains by that.
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thrifty._load_native import native
 from thrifty.core.errors import ModelError, UsageError
-from thrifty.reuse.frozen_chains import Chain, find_chains, fold_norms, set_submodule
-from thrifty.reuse.frozen_choice import FrozenReport, LayerChoice
-from thrifty.reuse.frozen_exact import ExactConv2d
-from thrifty.reuse.frozen_fit import Seen, Setting, fit, output_error, watch
-from thrifty.reuse.frozen_layer import FrozenConv2d
+from thrifty.reuse import frozen_trial
+from thrifty.reuse.frozen_chains import find_chains, fold_norms, set_submodule
+from thrifty.reuse.frozen_choice import FrozenReport
+from thrifty.reuse.frozen_dtype import in_dtype
+from thrifty.reuse.frozen_fit import Setting, watch
+from thrifty.reuse.frozen_trial import LayerTrial
 
-SETTINGS = tuple(
-    Setting(length, bits, skip) for length, bits in ((2, 2), (1, 3), (2, 3), (1, 4), (1, 5)) for skip in (True, False)
-)
-# Few channels: whole rows of the kernel are looked up at once, and fine levels cost little.
-SETTINGS_OF_FEW = tuple(Setting(length, bits) for length, bits in ((2, 3), (1, 4), (1, 5), (1, 6)))
-FEW_CHANNELS = 8
 BOUNDS = (0.1, 0.05, 0.03, 0.02, 0.012, 0.008, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0002)
-MAX_TABLE_BYTES = 1 << 28
-LEAST_GAIN = 1.05
-
-
-@dataclass
-class _Option:
-    setting: str
-    make: Callable[[], nn.Module]  # a table may be large: it is made when it is wanted
-    seconds: float
-    error: float
-    table_bytes: int
-
-
-@dataclass
-class _Layer:
-    chain: Chain
-    dense_s: float
-    options: list[_Option] = field(default_factory=list)
-    reason: str = ""
-
-    def within(self, bound: float) -> _Option | None:
-        """The fastest option with an error within the bound."""
-        return min((one for one in self.options if one.error <= bound), key=lambda one: one.seconds, default=None)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def freeze(
@@ -63,6 +32,7 @@ def freeze(
     *,
     max_loss: float = 0.0005,
     settings: Sequence[Setting] | None = None,
+    dtype: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """Return a copy of a trained classifier for inference in eval mode; the model itself is left as it is.
@@ -74,6 +44,8 @@ def freeze(
         max_loss: the share of right answers that may be lost, as estimated on the second half: where the frozen model
             names another class, its probability (by the stock model) is missing from that of the stock model's.
         settings: the ways to freeze a layer that are tried; the default suits convolutions of CNNs.
+        dtype: of what is not looked up, torch.float32 or torch.bfloat16; by default the one in which the stock model is
+            faster here, as long as rounding alone loses no more than `max_loss`. Images and logits stay float32.
         progress: takes a line for each layer.
 
     Returns:
@@ -82,11 +54,13 @@ def freeze(
         are taken with the threads of this moment: freeze on the machine, and with the threads, that will run the model.
 
     Raises:
-        UsageError: no calibration images, or a max_loss that is not in 0..1.
+        UsageError: no calibration images, a max_loss that is not in 0..1, or another dtype.
         ModelError: the model does not give finite (N, classes) logits for them.
     """
     if not 0 <= max_loss <= 1:
         raise UsageError(f"max_loss is {max_loss}: give a share between 0 and 1, for example 0.0005")
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"dtype is {dtype}: give torch.float32, torch.bfloat16, or None for the faster one")
     fitting, judging = _halves(calibration_batches)
     say = progress or (lambda line: None)
     with torch.no_grad():
@@ -94,16 +68,42 @@ def freeze(
         chains = find_chains(dense)
         fold_norms(dense, chains)
         probabilities = [_logits(dense, batch).softmax(1) for batch in judging]
-        layers = _try_all(dense, chains, watch(dense, _usable(dense, chains), fitting), settings, say)
+        dense, used, rounding = _stock(dense, dtype, fitting[0], judging, probabilities, max_loss)
+        seen = watch(dense, frozen_trial.usable(dense, chains), fitting)
+        layers = frozen_trial.try_all(dense, chains, seen, settings, say)
         bound, loss = _loosest(dense, layers, judging, probabilities, max_loss)
         frozen = _assembled(dense, layers, bound)
-        dense_s, frozen_s = _race((dense, frozen), fitting[0])
+        dense_s, frozen_s = frozen_trial.race((dense, frozen), fitting[0])
         if frozen_s > dense_s and any(layer.within(bound) for layer in layers):
-            bound, loss, frozen, frozen_s = -1.0, 0.0, dense, dense_s
+            bound, loss, frozen, frozen_s = -1.0, rounding, dense, dense_s
     frozen.requires_grad_(False)
-    rows = tuple(_row(layer, bound) for layer in layers)
-    frozen.frozen_report = FrozenReport(rows, loss, dense_s, frozen_s)  # type: ignore[assignment]
+    rows = tuple(frozen_trial.row_of(layer, bound) for layer in layers)
+    frozen.frozen_report = FrozenReport(rows, used, loss, dense_s, frozen_s)  # type: ignore[assignment]
     return frozen
+
+
+def _stock(
+    dense: nn.Module,
+    dtype: torch.dtype | None,
+    batch: Tensor,
+    judging: list[Tensor],
+    probabilities: list[Tensor],
+    max_loss: float,
+) -> tuple[nn.Module, str, float]:
+    """The stock model in the dtype that is asked for, or pays; that dtype; the loss that its rounding should bring."""
+    as_is = dense, "float32", 0.0
+    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in dense.parameters())
+    if dtype == torch.float32 or (dtype is None and not plain):
+        return as_is
+    half = in_dtype(dense, torch.bfloat16)
+    if dtype is None:
+        # One image first: where oneDNN has no kernel for bfloat16, a batch would take minutes.
+        for images in (batch[:1], batch):
+            dense_s, half_s = frozen_trial.race((dense, half), images)
+            if half_s * frozen_trial.LEAST_GAIN > dense_s * (1 if images is batch else 3):
+                return as_is
+    rounding = _expected_loss(half, judging, probabilities)
+    return (half, "bfloat16", rounding) if dtype is not None or rounding <= max_loss else as_is
 
 
 def _halves(batches: Iterable[Any]) -> tuple[list[Tensor], list[Tensor]]:
@@ -128,96 +128,7 @@ def _logits(model: nn.Module, batch: Tensor) -> Tensor:
     return logits
 
 
-def _usable(model: nn.Module, chains: list[Chain]) -> list[Chain]:
-    return [chain for chain in chains if not _why_not(model.get_submodule(chain.conv))]
-
-
-def _why_not(conv: nn.Module) -> str:
-    assert isinstance(conv, nn.Conv2d)
-    if conv.groups > 1:
-        return "grouped convolution"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode {conv.padding_mode}"
-    if conv.weight.dtype != torch.float32 or conv.weight.device.type != "cpu":
-        return f"{conv.weight.dtype} on {conv.weight.device.type}"
-    return ""
-
-
-def _try_all(
-    model: nn.Module,
-    chains: list[Chain],
-    seen: dict[str, Seen],
-    settings: Sequence[Setting] | None,
-    say: Callable[[str], None],
-) -> list[_Layer]:
-    layers = []
-    for chain in chains:
-        conv = model.get_submodule(chain.conv)
-        if chain.conv not in seen:
-            layers.append(_Layer(chain, 0.0, reason=_why_not(conv) or "not used"))
-            continue
-        layer = _try(model, chain, seen.pop(chain.conv), settings)
-        best = min(layer.options, key=lambda one: one.seconds, default=None)
-        gain = "none is faster" if best is None else f"up to {layer.dense_s / best.seconds:.1f} times as fast"
-        say(f"{chain.conv}: {len(layer.options)} settings gain, {gain}")
-        layers.append(layer)
-    return layers
-
-
-def _try(model: nn.Module, chain: Chain, seen: Seen, settings: Sequence[Setting] | None) -> _Layer:
-    conv = model.get_submodule(chain.conv)
-    assert isinstance(conv, nn.Conv2d)
-    pool = model.get_submodule(chain.pool) if chain.pool else None
-    stock = nn.Sequential(conv, *(model.get_submodule(name) for name in chain.rest))
-    if settings is None:
-        settings = SETTINGS_OF_FEW if conv.in_channels <= FEW_CHANNELS else SETTINGS
-    layer = _Layer(chain, float("inf"), reason="no setting is faster")
-    fused: dict[str, Any] = {"relu": chain.relu is not None, "pool": pool}
-    for setting, make in _ways(conv, seen, settings, fused):
-        frozen = make()
-        dense_s, frozen_s = _race((stock, frozen), seen.input)
-        layer.dense_s = min(layer.dense_s, dense_s)
-        if frozen_s * LEAST_GAIN < dense_s:
-            table = frozen.table.numel() * frozen.table.element_size() if isinstance(frozen, FrozenConv2d) else 0
-            error = output_error(frozen, stock, seen.input[-32:]) if table else 0.0
-            # An option that is both slower and worse than another is never taken.
-            if not any(one.seconds <= frozen_s and one.error <= error for one in layer.options):
-                layer.options.append(_Option(setting, make, frozen_s, error, table))
-    # Dense may have shown its best beside another setting.
-    layer.options = [one for one in layer.options if one.seconds * LEAST_GAIN < layer.dense_s]
-    seen.input = seen.input[:0]
-    return layer
-
-
-def _ways(
-    conv: nn.Conv2d, seen: Seen, settings: Sequence[Setting], fused: dict[str, Any]
-) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """The ways to try, by name: looking up as `settings` say, and the exact ones."""
-    zeros = bool((seen.rows_PC >= 0).all())
-    for setting in settings:
-        size = setting.entries * conv.weight.numel() // setting.length * 2
-        if size <= MAX_TABLE_BYTES and (zeros or not setting.skip):
-            yield str(setting), partial(fit, conv, seen, setting, **fused)
-    sample = seen.input[:1]
-    if zeros and native is not None:
-        yield "exact, zeros skipped", partial(ExactConv2d.of, conv, sample, skip=True, **fused)
-    if fused["relu"] and fused["pool"] is not None and native is not None:
-        yield "exact, pool fused", partial(ExactConv2d.of, conv, sample, skip=False, **fused)
-
-
-def _race(models: tuple[nn.Module, nn.Module], batch: Tensor, rounds: int = 4) -> tuple[float, float]:
-    """The shortest of some runs of each, in turn, in seconds; the first round warms up."""
-    best = [float("inf"), float("inf")]
-    for turn in range(rounds):
-        for i, model in enumerate(models):
-            start = time.perf_counter()
-            model(batch)
-            if turn:
-                best[i] = min(best[i], time.perf_counter() - start)
-    return best[0], best[1]
-
-
-def _assembled(model: nn.Module, layers: list[_Layer], bound: float) -> nn.Module:
+def _assembled(model: nn.Module, layers: list[LayerTrial], bound: float) -> nn.Module:
     chosen = {layer.chain: option for layer in layers if (option := layer.within(bound))}
     # The chosen convolutions' weights are not wanted: set aside while the rest is copied.
     stand_ins = {id(model.get_submodule(chain.conv)): nn.Identity() for chain in chosen}
@@ -230,9 +141,9 @@ def _assembled(model: nn.Module, layers: list[_Layer], bound: float) -> nn.Modul
 
 
 def _loosest(
-    model: nn.Module, layers: list[_Layer], judging: list[Tensor], probabilities: list[Tensor], max_loss: float
+    model: nn.Module, layers: list[LayerTrial], judging: list[Tensor], probabilities: list[Tensor], max_loss: float
 ) -> tuple[float, float]:
-    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; where none is, 0: exact."""
+    """The loosest of BOUNDS within which the expected loss stays allowed, and that loss; else exact ways only."""
     low, high = 0, len(BOUNDS)  # BOUNDS[high] is known to do, or is beyond the last one
     loss_at_high = 0.0
     while low < high:
@@ -242,7 +153,9 @@ def _loosest(
             high, loss_at_high = middle, loss
         else:
             low = middle + 1
-    return (BOUNDS[high], loss_at_high) if high < len(BOUNDS) else (0.0, 0.0)
+    if high < len(BOUNDS):
+        return BOUNDS[high], loss_at_high
+    return 0.0, _expected_loss(_assembled(model, layers, 0.0), judging, probabilities)
 
 
 def _expected_loss(model: nn.Module, judging: list[Tensor], probabilities: list[Tensor]) -> float:
@@ -257,13 +170,3 @@ def _expected_loss(model: nn.Module, judging: list[Tensor], probabilities: list[
         lost += float((p_NK.amax(1, keepdim=True) - p_NK.gather(1, named)).sum())
         images += len(batch)
     return lost / images
-
-
-def _row(layer: _Layer, bound: float) -> LayerChoice:
-    option = layer.within(bound)
-    if option is None:
-        reason = "no setting is exact enough" if layer.options else layer.reason
-        return LayerChoice(layer.chain.conv, None, layer.dense_s, None, None, 0, reason)
-    return LayerChoice(
-        layer.chain.conv, option.setting, layer.dense_s, option.seconds, option.error, option.table_bytes, ""
-    )

@@ -10,7 +10,7 @@ from thrifty.core.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What became of one convolution: seconds on one calibration batch, `error` of its output; why it is stock."""
+    """What became of one convolution: seconds on some calibration images, `error` of its output; why it is stock."""
 
     layer: str
     setting: str | None
@@ -27,11 +27,13 @@ class FrozenReport:
 
     Attributes:
         layers: one choice for each convolution.
+        dtype: of what is not looked up, `float32` or `bfloat16`.
         expected_loss: the share of right answers that is expected to be lost, from the calibration images.
-        dense_s, frozen_s: one calibration batch through the whole model, BatchNorm folded in both.
+        dense_s, frozen_s: one calibration batch through the whole model, in `dtype` and BatchNorm folded in both.
     """
 
     layers: tuple[LayerChoice, ...]
+    dtype: str
     expected_loss: float
     dense_s: float
     frozen_s: float

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thrifty._load_native import native
 from thrifty.core.surgery import adopt
 from thrifty.ops._backend import use_native
 from thrifty.ops.conv_block import relu_pool
@@ -49,8 +48,9 @@ class ExactConv2d(nn.Conv2d):
         """As the stock layers' forward, one after the other."""
         relu, pool, limit = self.exact["relu"], self.exact["pool"], self.exact["limit"]
         wants_gradient = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        plain = wants_gradient or input.dim() != 4 or native is None or not use_native(input, self.weight)
-        if plain or limit < 0:
+        half = use_native(input, self.weight, dtype=torch.bfloat16)
+        plain = wants_gradient or input.dim() != 4 or not (half or use_native(input, self.weight))
+        if plain or half or limit < 0:
             y = super().forward(input)
         else:
             size = (input.shape[2], input.shape[3])

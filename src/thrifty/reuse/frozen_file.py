@@ -5,7 +5,6 @@ nothing in it is unpickled but tensors and plain data. It is written beside and 
 it is: loading takes the stock model, freshly built, and gives back a frozen copy.
 """
 
-import copy
 import io
 import os
 from pathlib import Path
@@ -20,10 +19,12 @@ from thrifty.core.codec import decode_fields
 from thrifty.core.errors import CheckpointError, UsageError
 from thrifty.reuse.frozen_chains import set_submodule
 from thrifty.reuse.frozen_choice import FrozenReport, LayerChoice, frozen_report
+from thrifty.reuse.frozen_dtype import in_dtype
 from thrifty.reuse.frozen_exact import ExactConv2d
 from thrifty.reuse.frozen_layer import FrozenConv2d
 
-FORMAT = "thrifty-frozen-1"
+FORMAT = "thrifty-frozen-2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def save_frozen(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -84,7 +85,8 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _rebuilt(content: dict[str, Any], model: nn.Module) -> nn.Module:
-    frozen = copy.deepcopy(model).eval()
+    report = _report(content["report"])
+    frozen = in_dtype(model, DTYPES[report.dtype]).eval()
     for name, layer in content["layers"].items():
         stock = frozen.get_submodule(name)
         if not isinstance(stock, nn.Conv2d):
@@ -114,10 +116,16 @@ def _rebuilt(content: dict[str, Any], model: nn.Module) -> nn.Module:
     if missing:
         raise ValueError(f"no {missing[0]} in it")
     frozen.requires_grad_(False)
-    rows = tuple(LayerChoice(**decode_fields(LayerChoice, row, "layer")) for row in content["report"]["layers"])
-    numbers = {key: float(content["report"][key]) for key in ("expected_loss", "dense_s", "frozen_s")}
-    frozen.frozen_report = FrozenReport(rows, **numbers)  # type: ignore[assignment]
+    frozen.frozen_report = report  # type: ignore[assignment]
     return frozen
+
+
+def _report(content: dict[str, Any]) -> FrozenReport:
+    if content["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {content['dtype']}")
+    rows = tuple(LayerChoice(**decode_fields(LayerChoice, row, "layer")) for row in content["layers"])
+    numbers = {key: float(content[key]) for key in ("expected_loss", "dense_s", "frozen_s")}
+    return FrozenReport(rows, content["dtype"], **numbers)
 
 
 def _is_table(model: nn.Module, key: str) -> bool:

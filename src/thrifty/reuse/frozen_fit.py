@@ -63,7 +63,7 @@ def watch(model: nn.Module, chains: list[Chain], batches: list[Tensor]) -> dict[
 
     def look(name: str, conv: nn.Conv2d, x: Tensor) -> None:
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        picked = rows[torch.randint(len(rows), (min(share, len(rows)),), generator=generator)]
+        picked = rows[torch.randint(len(rows), (min(share, len(rows)),), generator=generator)].float()
         peak_M = _peaks(conv, x[:16])
         before = seen.get(name)
         if before is None:
@@ -92,7 +92,8 @@ def _peaks(conv: nn.Conv2d, x: Tensor) -> Tensor:
     def most(part: Tensor, weight: Tensor) -> Tensor:
         return functional.conv2d(part, weight, None, conv.stride, conv.padding, conv.dilation).amax((0, 2, 3))
 
-    positive, negative = conv.weight.clamp_min(0), (-conv.weight).clamp_min(0)
+    weight, x = conv.weight.float(), x.float()
+    positive, negative = weight.clamp_min(0), (-weight).clamp_min(0)
     up, down = x.clamp_min(0), (-x).clamp_min(0)
     rising = most(up, positive) + most(down, negative)
     falling = most(up, negative) + most(down, positive)
@@ -117,5 +118,5 @@ def fit(conv: nn.Conv2d, seen: Seen, setting: Setting, *, relu: bool, pool: nn.M
 def output_error(frozen: nn.Module, stock: nn.Module, x: Tensor) -> float:
     """|y - y_frozen|^2 / variance of y, on the input x; 0 where y is constant and met."""
     with torch.no_grad():
-        y, y_frozen = stock(x), frozen(x)
+        y, y_frozen = stock(x).float(), frozen(x).float()
         return float((y - y_frozen).square().mean() / y.var(correction=0).clamp_min(1e-30))

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError
 from thrifty.distributed.workers import Workers
-from thrifty.train.checkpoint import FORMAT, put_in_place, sync_folder
+from thrifty.train.checkpoint_places import FORMAT, put_in_place, sync_folder
 
 _MANIFEST, _PART = "manifest.json", ".last.part"
 _SHARED, _OWN = "shared", "own"

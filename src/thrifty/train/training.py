@@ -19,6 +19,7 @@ from thrifty.train.evaluate import evaluate
 from thrifty.train.events import Events
 from thrifty.train.interrupt import Interrupted, InterruptWatch
 from thrifty.train.loop import train_epoch
+from thrifty.train.rhythm import Rhythm
 from thrifty.train.session import Session
 from thrifty.train.trial import Plan
 
@@ -63,7 +64,7 @@ class ArmTraining:
             display.warn(message)
         if name is not None:
             workers.everywhere(lambda: self._session.load_state_dict(self._read(name)))
-        self._rhythm = checkpoint.Rhythm(plan.config.checkpoint_every)
+        self._rhythm = Rhythm(plan.config.checkpoint_every)
         tensorboard = out / "tensorboard" / arm.name if plan.config.tensorboard and workers.first else None
         self._events = Events(tensorboard, step=self._session.tally.step)
 
