@@ -92,6 +92,7 @@ def run(quick: bool, console: Console, data_root: Path | None = None, options: S
                    **one.best} for one in runs]  # fmt: skip
         summary[name] = _summary(of_set)
     settings = {**asdict(choices), "rates": rates, "quick": quick, "tried": tried}
+    del settings["out"], settings["limit_s"]  # of this machine
     return BenchResult(settings, rows, summary, COLUMNS)
 
 
