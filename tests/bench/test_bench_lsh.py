@@ -1,13 +1,12 @@
 """The benchmarks of wide layers on data so small that they take a moment: every key of the design is there."""
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from thrifty.bench import lsh_inference, lsh_kdd17, lsh_next_item, lsh_width, lsh_xmc
+from thrifty.bench import lsh_inference, lsh_kdd17, lsh_width, lsh_xmc
 from thrifty.core.errors import UsageError
-from thrifty.data import Augment, ImageData, ImageSplit, load_next_items, read_xc
+from thrifty.data import Augment, ImageData, ImageSplit, read_xc
 
 pytestmark = pytest.mark.filterwarnings("ignore::thrifty.lsh.SlowerThanDenseWarning")
 
@@ -30,26 +29,6 @@ def test_inference(monkeypatch):
     assert result.rows[0]["recall10"] == 1.0 and all(0 < row["recall10"] <= 1 for row in result.rows)
 
 
-def test_next_item(tmp_path):
-    items = np.random.default_rng(0).integers(1, 400, size=(300, 8))
-    np.savez(tmp_path / "x.npz", items=items.ravel(), offsets=np.arange(0, 2401, 8))
-    data = load_next_items(tmp_path / "x.npz")
-    choices, own = lsh_next_item._choices(True, ["epochs=0.5", "looks=4", "users=50", "epochs.lsh=0.75"])
-    rows = lsh_next_item.compare(data, choices, own, 0, Console(quiet=True))
-    arms = {row["method"]: row for row in rows}
-    assert set(arms) == {"full", "sampled", "adaptive", "lsh"}
-    assert all({"step_s", "seconds_to_target", "hr10", "ndcg10"} <= set(row) for row in rows)
-    assert arms["full"]["seconds_to_target"] is not None
-    assert [len(arms[name]["curve"]) for name in ("full", "lsh")] == [2, 3]
-    assert {"step_speedup", "quality_ratio", "hr_ratio", "time_to_target_speedup"} == set(lsh_next_item._summary(rows))
-
-
-@pytest.mark.parametrize("word", ["arms=full,best", "epochs.mine=3", "epochs=0", "epochs.lsh=soon"])
-def test_next_item_choices_that_cannot_be_meant(word):
-    with pytest.raises(UsageError, match="--set"):
-        lsh_next_item._choices(False, [word])
-
-
 def test_xmc_networks_and_precision(tmp_path):
     lines = "\n".join(f"{i % 5},5 {i % 7}:1 {7 + i % 3}:0.5" for i in range(60))
     (tmp_path / "x.txt").write_text(f"60 10 6\n{lines}\n")
@@ -58,9 +37,10 @@ def test_xmc_networks_and_precision(tmp_path):
     found = lsh_xmc._quality(perfect, rows, rows)
     assert {key: found[key] for key in ("p1", "p3", "p5")} == pytest.approx({"p1": 100, "p3": 200 / 3, "p5": 40})
     assert [found["psp5"], found["ndcg5"]] == pytest.approx([100, 100])
-    for arm in ("dense", "lsh", "lsh, forced"):
-        found = lsh_xmc._network(arm, rows, rows, epochs=30)
-        assert found["p1"] > 90 and found["fit_s"] > 0
+    networks = lsh_xmc._networks(rows, rows, epochs=30)
+    assert [found["method"] for found in networks] == ["dense", "lsh", "lsh, forced"]
+    assert all(found["p1"] > 90 and found["fit_s"] > 0 for found in networks)
+    assert networks[0]["p3"] == pytest.approx(networks[1]["p3"], abs=3)  # the same training, to rounding
 
 
 def test_kdd17_arms():
@@ -85,6 +65,24 @@ def test_kdd17_on_generated_images():
     ]  # fmt: skip
     assert {"data", "layers", "method", "active", "accuracy", "macs", "train_s"} <= set(result.rows[0])
     assert all(found["macs_saved"] > 0.9 for found in result.summary.values())
+
+
+def test_kdd17_in_pieces_is_the_whole():
+    words = ["sets=rectangles", "layers=1", "limit_train=100", "limit_test=50"]
+
+    def piece(*more, earlier=None):
+        result = lsh_kdd17.run.run(quick=True, console=Console(quiet=True), options=[*words, *more], earlier=earlier)
+        return {"settings": result.settings, "rows": result.rows, "summary": result.summary}
+
+    def facts(found):
+        rows = [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found["rows"]]
+        return sorted(rows, key=lambda row: (row["method"], row["active"]))
+
+    first = piece("methods=lsh")
+    both = piece("methods=dropout,wta", earlier=first)
+    assert facts(both) == facts(piece("methods=dropout,wta,lsh"))
+    assert both["summary"].keys() == first["summary"].keys()
+    assert len(piece("methods=dropout", "lr=0.01", earlier=both)["rows"]) == 2  # trained in another way: not kept
 
 
 @pytest.mark.parametrize(

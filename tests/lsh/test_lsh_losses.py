@@ -50,13 +50,15 @@ def test_with_every_class_chosen_it_is_cross_entropy_to_the_gradient(family, bia
     parameters = [x, *loss.parameters()]
     mine = torch.autograd.grad(loss(x, y), parameters)
     theirs = torch.autograd.grad(exact(loss, x, y), parameters)
-    assert loss.last.head + loss.last.tail == 200 and loss.log_weight == 0
+    assert loss.last.head + loss.last.tail == 200 and not loss.log_weights.any()
     for a, b in zip(mine, theirs, strict=True):
         assert_close(a, b)
 
 
-def test_the_estimated_sum_is_unbiased_whatever_the_tables_find():
-    loss = hashed(active=30, tail=25)
+@pytest.mark.parametrize("distribution", ["uniform", "log-uniform", "given"])
+def test_the_estimated_sum_is_unbiased_whatever_the_tables_find(distribution):
+    by = torch.rand(CLASSES, generator=torch.Generator().manual_seed(4)) if distribution == "given" else distribution
+    loss = hashed(active=30, tail=25, distribution=by)
     with torch.no_grad():
         loss.weight *= 8  # uneven scores
     x, y = some_batch(rows=3)

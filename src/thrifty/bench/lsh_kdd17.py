@@ -8,13 +8,16 @@ sigmoid(a z + b), b set so that the share comes out (Ba & Frey, 2013). wta: the 
 buckets (`LSH(mode="each")`). `macs` are multiply-adds a training row in the hidden layers, hashing and its upkeep
 counted. Adaptive dropout and winner-take-all compute every neuron before they choose, so they save nothing. Deeper
 hashed networks lose more, and the wall clock loses to dense at this width: shown, not hidden.
+
+It can be run in pieces: with `--json`, rows that the file holds of other sets, depths, shares and methods are kept, as
+long as they were trained alike. The dense row is trained anew in each piece, so that seconds compare within it.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 WIDTH = 1000
 METHODS = ("dropout", "adaptive", "wta", "lsh")
 SETS = ("fashion-mnist", "rectangles", "convex")
+NETWORK = ("data", "layers", "method", "active")  # what names a row
+TRAINED_BY = ("width", "epochs", "batch", "lr", "limit_train", "limit_test", "quick")
 QUICK: dict[str, Any] = {
     "sets": SETS[:1], "layers": ("1",), "shares": ("0.05",), "epochs": 1, "limit_train": 4000, "limit_test": 1000,
 }  # fmt: skip
@@ -63,36 +68,54 @@ class Choices:
 
 
 @benchmark("lsh-kdd17", "1 to 3 hidden layers of 1,000 neurons, 5 to 50 % active: hashing, dropout, winner-take-all")
-def run(quick: bool, console: Console, data_root: Path | None = None, options: Sequence[str] = ()) -> BenchResult:
-    """Train every network from the same start on the same batches."""
+def run(
+    quick: bool,
+    console: Console,
+    data_root: Path | None = None,
+    options: Sequence[str] = (),
+    earlier: Mapping[str, Any] | None = None,
+) -> BenchResult:
+    """Train every network from the same start on the same batches; rows in `earlier` of other networks are kept."""
     choices, depths, shares = _choices(quick, options)
-    rows, summary, sources = [], {}, []
+    rows, sources = [], []
     for name in choices.sets:
         data = _load(name, data_root, choices)
         sources.append(data.source)
         for layers in depths:
-            dense = _train(data, layers, "dense", 1.0, choices)
-            of = [dense]
+            rows.append(dense := _train(data, layers, "dense", 1.0, choices))
             for share in shares:
                 for method in choices.methods:
-                    of.append(row := _train(data, layers, method, share, choices))
+                    row = _train(data, layers, method, share, choices)
+                    rows.append(row | {"dense_accuracy": dense["accuracy"], "dense_train_s": dense["train_s"]})
                     console.print(
                         f"{name}, {layers} layers, {method} {share:.0%}: {row['accuracy']:.4f} "
                         f"(dense {dense['accuracy']:.4f}), {row['train_s']:.1f} s (dense {dense['train_s']:.1f} s)",
                         highlight=False,
                     )
-            rows += of
-            ours = [row for row in of if row["method"] == "lsh"]
-            if ours:
-                summary[f"{name}, {layers} hidden"] = _against(dense, ours[0])
     settings = {"width": WIDTH, **asdict(choices), "quick": quick, "data": sources}
+    rows = _merged(rows, settings, earlier or {}, console)
+    ours = sorted((row for row in rows if row["method"] == "lsh"), key=lambda row: -row["active"])
+    summary = {f"{row['data']}, {row['layers']} hidden": _against(row) for row in ours}  # the least active comes last
     return BenchResult(settings, rows, summary)
 
 
-def _against(dense: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+def _merged(
+    rows: list[dict[str, Any]], settings: Mapping[str, Any], earlier: Mapping[str, Any], console: Console
+) -> list[dict[str, Any]]:
+    """The rows, and before them those of an earlier run that are of other networks, trained alike."""
+    before = earlier.get("settings", {})
+    differing = [key for key in TRAINED_BY if before.get(key) != settings[key]]
+    if earlier.get("rows") and differing:
+        console.print(f"the file's rows were trained with other {', '.join(differing)}: they are not kept")
+        return rows
+    mine = {tuple(row[key] for key in NETWORK) for row in rows}
+    return [row for row in earlier.get("rows", []) if tuple(row[key] for key in NETWORK) not in mine] + rows
+
+
+def _against(ours: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "active": ours["active"], "accuracy_delta": ours["accuracy"] - dense["accuracy"],
-        "macs_saved": 1 - ours["macs"] / dense["macs"], "train_speedup": dense["train_s"] / ours["train_s"],
+        "active": ours["active"], "accuracy_delta": ours["accuracy"] - ours["dense_accuracy"],
+        "macs_saved": 1 - ours["macs"] / ours["dense_macs"], "train_speedup": ours["dense_train_s"] / ours["train_s"],
     }  # fmt: skip
 
 

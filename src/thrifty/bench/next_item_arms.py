@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
 
 ARMS = ("full", "sampled", "adaptive", "lsh")
 LAZY = ("sampled", "lsh")
+# settings that some arms alone have
+OWN = {"active": ("lsh",), "tail": ("lsh",), "samples": ("sampled",), "power": LAZY}
 ROWS = 1024  # users ranked at once
 
 
@@ -33,6 +33,8 @@ class Recipe:
         lr: of Adam.
         active, tail: of `LSHSoftmaxLoss`.
         samples: of `SampledSoftmaxLoss`.
+        power: of an item's frequency in training (and one more), which the tail and the samples are drawn by; 0 for
+            uniform.
         seed: of the start and of the order of the rows.
     """
 
@@ -40,9 +42,10 @@ class Recipe:
     features: int = 64
     batch: int = 256
     lr: float = 2e-3
-    active: int = 512
-    tail: int = 1024
-    samples: int = 2048
+    active: int = 128
+    tail: int = 4096
+    samples: int = 4096
+    power: float = 0.5
     seed: int = 0
 
 
@@ -70,15 +73,16 @@ class Trained:
     """One arm: its network and optimizer, the seconds of its steps, and what it reached when.
 
     The full softmax trains with torch's fused Adam on dense gradients, the adaptive one likewise; the others with
-    LazyAdam on rows, those of the item embeddings included.
+    LazyAdam on rows, those of the item embeddings included. `counts` (items,) says how often each is to be predicted.
     """
 
-    def __init__(self, name: str, items: int, recipe: Recipe) -> None:
+    def __init__(self, name: str, counts: Tensor, recipe: Recipe) -> None:
+        items = len(counts)
         torch.manual_seed(recipe.seed)  # one start for all
         self.name, self.recipe = name, recipe
         self.lazy = name in LAZY
         self.encoder = Encoder(items, recipe, sparse=self.lazy)
-        self.head = _head(name, items, recipe)
+        self.head = _head(name, counts, recipe)
         self.model = nn.ModuleList([self.encoder, self.head])
         if self.lazy:
             lazy = LazyAdam(self.model.parameters(), lr=recipe.lr)
@@ -88,11 +92,9 @@ class Trained:
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)
         self.seconds: list[float] = []
         self.spent_s = 0.0
-        self.curve: list[tuple[float, float, float, float]] = []  # epochs, seconds, HR@10 and nDCG@10 in validation
-        self.best: dict[str, Any] = {}
 
-    def train(self, x: Tensor, y: Tensor) -> None:
-        """One training step."""
+    def train(self, x: Tensor, y: Tensor) -> float:
+        """One training step; returns its seconds."""
         self.model.train()
         start = time.perf_counter()
         self.optimizer.zero_grad()
@@ -102,14 +104,26 @@ class Trained:
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - start)
         self.spent_s += self.seconds[-1]
+        return self.seconds[-1]
 
-    def look(self, epochs: float, pairs: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        """Rank the validation items, and keep the weights where this is the best so far by nDCG@10."""
-        found = self.quality(*pairs)
-        self.curve.append((epochs, self.spent_s, *found))
-        if found[1] >= max(ndcg for *_, ndcg in self.curve):
-            self.best = copy.deepcopy(self.model.state_dict())
-        return found
+    def state(self) -> dict[str, Any]:
+        """What goes on bit for bit: weights, optimizer, hash tables and seconds."""
+        tables = self.head.index_state() if isinstance(self.head, HashedHead) else None
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "tables": tables,
+                "seconds": self.seconds, "spent_s": self.spent_s}  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over such a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.head, HashedHead):
+            self.head.load_index_state(state["tables"])
+        self.seconds, self.spent_s = list(state["seconds"]), float(state["spent_s"])
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights to be asked for `quality`; it cannot go on training from them."""
+        self.model.load_state_dict(weights)
+        self.optimizer.state.clear()  # its rows are those of the last step
 
     def quality(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         """HR@10 and nDCG@10 of the held-out item among all items."""
@@ -128,35 +142,21 @@ class Trained:
                 gain += float((found / (place + 2.0).log2()).sum())
         return hits / len(x), gain / len(x)
 
-    def row(self, target: float, held_out: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """The figures of the arm; quality is that of the best weights on all users."""
-        self.model.load_state_dict(self.best)
-        if self.lazy:
-            self.optimizer.state.clear()  # its rows are those of the last step
-        quality = {split: self.quality(*pairs) for split, pairs in held_out.items()}
-        reached = next((seconds for _, seconds, _, ndcg in self.curve if ndcg >= target), None)
-        return {
-            "method": self.name, "step_s": statistics.median(self.seconds), "seconds_to_target": reached,
-            "step_min_s": min(self.seconds), "step_max_s": max(self.seconds), "steps": len(self.seconds),
-            "hr10": quality["test"][0], "ndcg10": quality["test"][1], "valid_hr10": quality["valid"][0],
-            "valid_ndcg10": quality["valid"][1], "best_valid_ndcg10": max(ndcg for *_, ndcg in self.curve),
-            "train_s": self.spent_s,
-            "curve": [dict(zip(("epochs", "train_s", "valid_hr10", "valid_ndcg10"), point, strict=True))
-                      for point in self.curve],
-        }  # fmt: skip
 
-
-def _head(name: str, items: int, recipe: Recipe) -> nn.Module:
-    features = recipe.features
+def _head(name: str, counts: Tensor, recipe: Recipe) -> nn.Module:
+    items, features = len(counts), recipe.features
+    drawn_by: Tensor | str = (counts + 1).float() ** recipe.power if recipe.power else "uniform"
     if name == "adaptive":
         # Clusters by id: these sets number their items by first appearance, frequent ones first.
         return nn.AdaptiveLogSoftmaxWithLoss(features, items, [items // 20, items // 4], div_value=2.0)
     head: HashedHead
     if name == "lsh":
         hashing = Hashing(seed=recipe.seed)
-        head = LSHSoftmaxLoss(features, items, active=recipe.active, tail=recipe.tail, hashing=hashing)
+        head = LSHSoftmaxLoss(features, items, active=recipe.active, tail=recipe.tail,
+                              distribution=drawn_by, hashing=hashing)  # fmt: skip
     elif name == "sampled":
-        head = SampledSoftmaxLoss(features, items, samples=recipe.samples, hashing=Hashing(seed=recipe.seed))
+        head = SampledSoftmaxLoss(features, items, samples=recipe.samples, distribution=drawn_by,
+                                  hashing=Hashing(seed=recipe.seed))  # fmt: skip
     else:
         head = LSHSoftmaxLoss(features, items, when="dense", sparse=False)
     nn.init.normal_(head.weight, std=0.05)
@@ -170,9 +170,19 @@ class Order:
 
     def __init__(self, data: NextItems, recipe: Recipe) -> None:
         self.x, self.y = data.training(recipe.history)
+        self.counts = torch.bincount(self.y, minlength=data.count)
         self.batch = recipe.batch
         self.source = torch.Generator().manual_seed(recipe.seed + 1)
         self.left: list[Tensor] = []
+
+    def state(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"source": self.source.get_state(), "left": list(self.left)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.source.set_state(state["source"])
+        self.left = list(state["left"])
 
     @property
     def steps(self) -> int:

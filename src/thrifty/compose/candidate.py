@@ -5,10 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from thrifty.compose.looks import Looks
 from thrifty.compose.trial import Combination, LossFn, MakeOptimizer, Trial, relative_error
 from thrifty.core.errors import ModelError, ThriftyError
 from thrifty.core.surgery import LayerReport
@@ -53,6 +56,22 @@ class Candidate:
             self._reports = self.trial.applied.layers
         if self.trial is not None and combination.methods and not self.changed_layers:
             self._give_up(ModelError("it changes no layer of this model"))
+
+    @cached_property
+    def looks(self) -> dict[str, dict[str, Any]]:
+        """What the methods tell of their layers on the batch, by layer; made at first use, after the timed steps."""
+        trial = self.trial
+        if trial is None or trial.applied is None:
+            return {}
+        with Looks(trial.model, trial.applied) as looks, torch.no_grad():
+            if looks.any():
+                trial.loss()
+        return looks.found()
+
+    def look(self, layer: str) -> dict[str, Any] | None:
+        """What is told of the layer of that name; None where nothing is."""
+        names = next(((row.name, *row.aliases) for row in self._reports if layer in (row.name, *row.aliases)), ())
+        return next((self.looks[name] for name in names if name in self.looks), None)
 
     @property
     def changed_layers(self) -> int:

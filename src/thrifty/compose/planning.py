@@ -73,11 +73,13 @@ class PlannedLayer:
         verdicts: `changed`, or why the method leaves it dense.
         method_s: seconds of a step that the method's own stages took in the layer, where it is changed; they may
             include the activation and the pool behind it.
+        looks: what the method tells of the layer on this batch, where it is changed; see `registry.Method.look`.
     """
 
     cost: LayerCost
     verdicts: dict[str, str] = field(default_factory=dict)
     method_s: dict[str, float] = field(default_factory=dict)
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def dense_s(self) -> float:
@@ -86,7 +88,8 @@ class PlannedLayer:
 
     def to_dict(self) -> dict[str, Any]:
         """The layer as plain data."""
-        return {**self.cost.to_dict(), "verdicts": self.verdicts, "method_s": self.method_s}
+        return {**self.cost.to_dict(), "verdicts": self.verdicts, "method_s": self.method_s,
+                "looks": self.looks}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,10 @@ class Plan:
             ]
             layers = [
                 PlannedLayer(
-                    LayerCost(**{key: row[key] for key in _COST}), dict(row["verdicts"]), dict(row["method_s"])
+                    LayerCost(**{key: row[key] for key in _COST}),
+                    dict(row["verdicts"]),
+                    dict(row["method_s"]),
+                    dict(row.get("looks", {})),
                 )
                 for row in data["layers"]
             ]
@@ -263,4 +269,7 @@ def _layer(cost: LayerCost, singles: Iterable[Candidate]) -> PlannedLayer:
             layer.verdicts[method] = verdict
         if seconds is not None:
             layer.method_s[method] = seconds
+        look = single.look(cost.layer)
+        if look is not None:
+            layer.looks[method] = look
     return layer

@@ -94,12 +94,15 @@ class Method:
             put into the model; None for a method that never moves.
         containers: stock container type to a subclass that runs its layers in another way. A container that holds a
             replacement of this method becomes one, in place, as long as the method is on the model.
+        look: `look(layer, x)` tells of a replacement on inputs (rows, D) like those it gets, as plain data, and changes
+            nothing; None for a method that has nothing to tell.
         instead: for a method that does not change layers, what to call in place of `apply_`: why, and what.
     """
 
     handlers: Mapping[type[nn.Module], Handler]
     controller: Callable[[Any, dict[str, Any]], Controller] | None = None
     containers: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=dict)
+    look: Callable[[Any, Any], dict[str, Any]] | None = None
     instead: str = ""
 
 

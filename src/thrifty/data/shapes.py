@@ -1,13 +1,17 @@
 """RECTANGLES and CONVEX: two sets of 28x28 images defined by how they are drawn, so that anybody can make them.
 
-Source: Larochelle, Erhan, Courville, Bergstra & Bengio, ICML 2007, and the pages of the data sets. Rectangles: the
-border of one rectangle, height and width uniform, drawn again where they differ by less than 3 pixels, the place
-uniform among those where it fits; is it wider than tall? Convex: a set of pixels that is the intersection of
-half-planes, of uniform place and direction, their number geometric with parameter 0.195 and at least 19 pixels left;
-against the union of 2 to 4 such sets (parameter 0.07, at least 10 pixels each) that is not convex; is it convex?
-What the sources leave open: half-planes go through a uniform point of the image at a uniform angle, there is at least
-one, and a union is not convex when the pixel half-way between two of its own is not in it. Both classes are equally
-likely.
+Source: Larochelle, Erhan, Courville, Bergstra & Bengio, ICML 2007, and the pages of the data sets.
+
+Convex: a set of pixels that is the intersection of half-planes, of uniform place and direction, their number geometric
+with parameter 0.195 and at least 19 pixels left; against the union of 2 to 4 such sets (parameter 0.07, at least 10
+pixels each) that is not convex; is it convex? These numbers are those of the set's own page. What it leaves open is
+assumed: half-planes go through a uniform point of the image at a uniform angle, there is at least one, and a union is
+not convex when the pixel half-way between two of its own is not in it; both classes are equally likely.
+
+Rectangles: the border of one rectangle; is it wider than tall? The recipe of this set was not at hand, so all of it but
+28x28 and the question is assumed: height and width uniform from 1 to 28, drawn again where they differ by less than 3
+pixels, the place uniform among those where it fits, a border of one pixel at 255. Errors on it compare between
+methods here, not with published ones.
 """
 
 import torch

@@ -12,6 +12,7 @@ from thrifty.lsh.linear import LSHLinear
 from thrifty.lsh.multilabel import LSHMultiLabelLoss
 from thrifty.lsh.report import HashReport, hash_report
 from thrifty.lsh.sampled import SampledSoftmaxLoss
+from thrifty.lsh.sizing import Sized, best_angle, size_tables
 from thrifty.lsh.softmax import LSHSoftmaxLoss
 from thrifty.lsh.table_file import load_tables, save_tables
 from thrifty.lsh.tuning import Tuned, tune_search
@@ -29,11 +30,14 @@ __all__ = [
     "LazyOptimizer",
     "LazySGD",
     "SampledSoftmaxLoss",
+    "Sized",
     "SlowerThanDenseWarning",
     "Tuned",
+    "best_angle",
     "calibrate",
     "hash_report",
     "load_tables",
     "save_tables",
+    "size_tables",
     "tune_search",
 ]

@@ -3,6 +3,7 @@
 A training step computes one set of classes for the whole batch: the head that the tables and the labels name, and a
 random tail that stands for all other classes with a weight (see `ops.active_set`). Scores of the set are one matrix
 product. Rows changed by the optimizer since are hashed again when the next batches come.
+The tail is drawn uniformly, or by given frequencies: then it should follow the scores, as popularity does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
+from thrifty.core.seeds import derive_seed
 from thrifty.lsh.cost import SlowerThanDenseWarning, predict_head
+from thrifty.lsh.draws import Draws, draws_by
 from thrifty.lsh.following import Following
 from thrifty.lsh.hashing import Hashing, sizes_for
 from thrifty.ops.active_set import ActiveSet
@@ -44,6 +47,8 @@ class HashedHead(Following, nn.Module):
         active: classes taken from the hash tables in a training step, at most.
         tail: classes drawn at random in a training step, to stand for all the rest. 0 leaves the rest out, as SLIDE
             does; the loss is then too small by what was not found.
+        distribution: what the tail is drawn by: `uniform`, each class once at most; `log-uniform`, for classes sorted
+            by falling frequency; or a tensor (N,) of frequencies. The last two draw with replacement.
         hashing: settings of the tables.
         when: `auto` computes all classes where that is predicted to be faster (see `lsh.cost`), `hashed` never does and
             warns, once, where it should have; `dense` always does.
@@ -54,12 +59,15 @@ class HashedHead(Following, nn.Module):
         stages: seconds by stage since the last reset (`hash`, `query`, `gather`, `gemm`,
             `backward`, `refresh`, `rebuild`, `optimizer`).
         last: head and tail of the last training step, or None.
+        log_weights: for each of its classes the logarithm of how many it stands for, 0 in the head; None without tail.
 
     Raises:
         UsageError: for sizes that cannot be meant.
     """
 
     bias: nn.Parameter | None
+    log_q: Tensor | None
+    cumulative: Tensor | None
 
     def __init__(
         self,
@@ -69,6 +77,7 @@ class HashedHead(Following, nn.Module):
         *,
         active: int = 1024,
         tail: int = 1024,
+        distribution: str | Tensor = "uniform",
         hashing: Hashing | None = None,
         when: str = "auto",
         sparse: bool = True,
@@ -87,8 +96,11 @@ class HashedHead(Following, nn.Module):
         self.weight = nn.Parameter(torch.empty(n_classes, in_features, device=device, dtype=dtype))
         made = nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", made)
+        plain = isinstance(distribution, str) and distribution == "uniform"
+        self._draw_by(None if plain else draws_by(distribution, n_classes))
         self._start(hashing or Hashing())
         self.last: ActiveSet | None = None
+        self.log_weights: Tensor | None = None
         self._warned = False
         self._since: float | None = None
         self.reset_parameters()
@@ -112,11 +124,14 @@ class HashedHead(Following, nn.Module):
         """Sizes, for `repr`."""
         return f"{self.in_features}, {self.n_classes}, active={self.active}, tail={self.tail}"
 
+    def _draw_by(self, draws: Draws | None) -> None:
+        for name in Draws._fields:
+            self.register_buffer(name, None if draws is None else getattr(draws, name), persistent=False)
+
     @property
-    def log_weight(self) -> float:
-        """The logarithm of what a class of the last step's tail stands for, (N - |head|) / |tail|."""
-        found = self.last
-        return math.log((self.n_classes - found.head) / found.tail) if found is not None and found.tail else 0.0
+    def draws(self) -> Draws | None:
+        """What classes are drawn by; None for a uniform tail."""
+        return None if self.log_q is None or self.cumulative is None else Draws(self.log_q, self.cumulative)
 
     def scores(self, x: Tensor) -> Tensor:
         """All scores (..., N): the dense layer."""
@@ -133,18 +148,30 @@ class HashedHead(Following, nn.Module):
         if self._dense_is_faster(len(x_RD), min(self.n_classes, active + tail + forced.numel())):
             self.last = ActiveSet(torch.arange(self.n_classes), torch.zeros(self.n_classes, dtype=torch.bool),
                                   self.n_classes, 0)  # fmt: skip
+            self.log_weights = None
             with self.stages.timed("gemm"):
                 return Chosen(self.scores(x_RD), self.last.ids)
         index = self.follow()
         with self.stages.timed("hash"):
             codes = index.query_codes(x_RD)
         with self.stages.timed("query"):
-            found = index.active(codes, forced, active, tail, self._step)
+            whole = self.draws is None or not tail
+            found = index.active(codes, forced, active, tail if whole else 0, self._step)
+            self.last, self.log_weights = _uniform(found, self.n_classes) if whole else self._drawn(found.ids, tail)
+            found = self.last
         self._step += 1
-        self.last = found
         # Rows of the tail move little, and others each time: hashing them again is left to the look at the drift.
         self._changed.append(found.ids[~found.drawn])
-        return Chosen(self._scores_of(x_RD, found), found.ids)
+        return Chosen(self._scores_of(x_RD, found.ids), found.ids)
+
+    def _drawn(self, head: Tensor, count: int) -> tuple[ActiveSet, Tensor]:
+        """The head and a tail drawn by frequency, and what each class stands for."""
+        assert self.draws is not None
+        tail, log_weights = self.draws.tail(head, count, derive_seed(self.hashing.seed, "tail", self._step))
+        ids, order = torch.cat([head, tail]).sort()
+        drawn = order >= len(head)
+        log_weights = torch.cat([log_weights.new_zeros(len(head)), log_weights])[order]
+        return ActiveSet(ids, drawn, len(head), len(tail)), log_weights
 
     def _dense_is_faster(self, rows: int, active: int) -> bool:
         if self.when == "dense":
@@ -161,11 +188,11 @@ class HashedHead(Following, nn.Module):
             )
         return not found.pays and self.when == "auto"
 
-    def _scores_of(self, x_RD: Tensor, found: ActiveSet) -> Tensor:
-        weight_AD, offset_A = self.rows(found.ids)
+    def _scores_of(self, x_RD: Tensor, ids: Tensor) -> Tensor:
+        weight_AD, offset_A = self.rows(ids)
         with self.stages.timed("gemm"):
-            if found.tail:
-                correction = found.drawn.to(x_RD.dtype) * self.log_weight
+            if self.log_weights is not None:
+                correction = self.log_weights.to(x_RD.dtype)
                 offset_A = correction if offset_A is None else offset_A + correction
             return nn.functional.linear(x_RD, weight_AD, offset_A)
 
@@ -232,3 +259,8 @@ class HashedHead(Following, nn.Module):
 
 def _float(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.float()
+
+
+def _uniform(found: ActiveSet, classes: int) -> tuple[ActiveSet, Tensor | None]:
+    """The set itself, and what each of its classes stands for: the tail shares what is not in the head."""
+    return found, found.drawn.float() * math.log((classes - found.head) / found.tail) if found.tail else None

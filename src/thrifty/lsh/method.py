@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from thrifty.core.counters import Event
 from thrifty.core.errors import CheckpointError
@@ -14,6 +14,7 @@ from thrifty.lsh.cost import SlowerThanDenseWarning, predict_hidden
 from thrifty.lsh.family import draw_macs
 from thrifty.lsh.hashing import sizes_for
 from thrifty.lsh.linear import LSHLinear, LSHState
+from thrifty.lsh.report import hash_report
 
 
 def change_linear(linear: nn.Linear, name: str, config: LSH) -> nn.Module | str:
@@ -69,4 +70,10 @@ class Counts:
             self.states[name].steps, self.states[name].index = steps, index
 
 
-register_method(LSH, Method({nn.Linear: change_linear}, Counts))
+def look(layer: LSHLinear, x: Tensor) -> dict[str, Any]:
+    """What hashing finds in a layer, for reports and plans; see `hash_report`."""
+    report = hash_report(layer, x, k=min(10, layer.out_features))
+    return {**report.to_dict(), "text": str(report)}
+
+
+register_method(LSH, Method({nn.Linear: change_linear}, Counts, look=look))

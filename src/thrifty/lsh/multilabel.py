@@ -2,7 +2,7 @@
 
 `softmax`: the mean, over a row's labels, of log Z - score (as SLIDE; each row counts alike).
 `bce`: one logistic loss a class, summed over the classes: labels at log(1 + e^-s), all others at log(1 + e^s). The
-tail's terms are weighted by (N - |head|) / |tail|, which makes the sum unbiased.
+tail's terms are weighted by what they stand for, which makes the sum unbiased.
 In eval mode the loss is the exact one.
 """
 
@@ -60,11 +60,12 @@ class LSHMultiLabelLoss(HashedHead):
         if not self.training:
             return self._loss(self.scores(x), rows, labels, counts, None)
         chosen = self.choose(x, labels)
-        assert self.last is not None
-        drawn = self.last.drawn if self.last.tail else None
-        return self.clocked(self._loss(chosen.scores, rows, torch.searchsorted(chosen.ids, labels), counts, drawn))
+        places = torch.searchsorted(chosen.ids, labels)
+        return self.clocked(self._loss(chosen.scores, rows, places, counts, self.log_weights))
 
-    def _loss(self, scores_RA: Tensor, rows: Tensor, places: Tensor, counts: Tensor, drawn: Tensor | None) -> Tensor:
+    def _loss(
+        self, scores_RA: Tensor, rows: Tensor, places: Tensor, counts: Tensor, log_weights: Tensor | None
+    ) -> Tensor:
         with self.stages.timed("gemm"):
             positive = scores_RA[rows, places]
             if self.loss == "softmax":
@@ -72,12 +73,9 @@ class LSHMultiLabelLoss(HashedHead):
                 total = (torch.logsumexp(scores_RA, 1) * (counts > 0)).sum() - (positive * weights[rows]).sum()
                 return total / (counts > 0).sum()
             # log(1 + e^-s) = log(1 + e^s) - s, so a label's term is that of another class, less its score
-            every = nn.functional.softplus(self._uncorrected(scores_RA, drawn))
-            if drawn is not None:
-                assert self.last is not None
-                every = every * torch.where(drawn, (self.n_classes - self.last.head) / self.last.tail, 1.0)
+            # (for a softmax the tail's weight is in the scores, as a logarithm)
+            plain_RA = scores_RA if log_weights is None else scores_RA - log_weights
+            every = nn.functional.softplus(plain_RA)
+            if log_weights is not None:
+                every = every * log_weights.exp()
             return (every.sum() - positive.sum()) / len(counts)
-
-    def _uncorrected(self, scores_RA: Tensor, drawn: Tensor | None) -> Tensor:
-        """The scores themselves: for a softmax the tail's weight is in them, as a logarithm."""
-        return scores_RA if drawn is None else scores_RA - self.log_weight * drawn

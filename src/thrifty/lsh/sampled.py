@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from thrifty.core.errors import UsageError
 from thrifty.core.seeds import derive_seed
+from thrifty.lsh.draws import draws_by
 from thrifty.lsh.head import HashedHead
 from thrifty.lsh.labels import one_label_a_row
-
-DISTRIBUTIONS = ("uniform", "log-uniform")
 
 
 class SampledSoftmaxLoss(HashedHead):
@@ -30,17 +29,12 @@ class SampledSoftmaxLoss(HashedHead):
         n_classes: N.
         bias: whether there is one.
         samples: negatives a batch.
-        distribution: `uniform`; `log-uniform`, for classes sorted by falling frequency (Zipf's law); or a tensor (N,)
-        of
-            frequencies.
+        distribution: what they are drawn by; see `HashedHead`.
         settings: `sparse`, `device`, `dtype`, `hashing` (its seed) of `HashedHead`.
 
     Raises:
         UsageError: for settings that cannot be meant.
     """
-
-    log_q: Tensor
-    cumulative: Tensor
 
     def __init__(
         self, in_features: int, n_classes: int, bias: bool = True, *, samples: int = 1024,
@@ -50,9 +44,7 @@ class SampledSoftmaxLoss(HashedHead):
             raise UsageError(f"samples must be at least 1, got {samples}")
         super().__init__(in_features, n_classes, bias, when="dense", **settings)
         self.samples = samples
-        q = _probabilities(distribution, n_classes)
-        self.register_buffer("log_q", q.log().float(), persistent=False)
-        self.register_buffer("cumulative", q.cumsum(0), persistent=False)
+        self._draw_by(draws_by(distribution, n_classes))
 
     def topk(self, x: Tensor, k: int, **_: Any) -> tuple[Tensor, Tensor]:
         """The k best classes, exactly: there are no tables."""
@@ -71,37 +63,18 @@ class SampledSoftmaxLoss(HashedHead):
         return self._sampled(x_RD, labels_R)
 
     def _sampled(self, x_RD: Tensor, labels_R: Tensor) -> Tensor:
-        source = torch.Generator().manual_seed(derive_seed(self.hashing.seed, "samples", self._step))
+        draws = self.draws
+        assert draws is not None
+        negatives = draws.draw(self.samples, derive_seed(self.hashing.seed, "samples", self._step))
         self._step += 1
-        uniform = torch.rand(self.samples, generator=source, dtype=torch.float64)
-        negatives = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1]).clamp_(max=self.n_classes - 1)
         ids, places = torch.cat([labels_R, negatives]).unique(return_inverse=True)
         weight_AD, bias_A = self.rows(ids)
         with self.stages.timed("gemm"):
             every_RA = nn.functional.linear(x_RD, weight_AD, bias_A)
             positive_R1 = every_RA.gather(1, places[: len(labels_R)].unsqueeze(1))
             at = places[len(labels_R) :]
-            expected = self.log_q[ids[at]] + math.log(self.samples)
+            expected = draws.log_q[ids[at]] + math.log(self.samples)
             negative_RS = every_RA[:, at] - expected
             negative_RS = negative_RS.masked_fill(labels_R.unsqueeze(1) == negatives, -torch.inf)
             target = torch.zeros(len(labels_R), dtype=torch.int64)
             return self.clocked(nn.functional.cross_entropy(torch.cat([positive_R1, negative_RS], 1), target))
-
-
-def _probabilities(distribution: str | Tensor, classes: int) -> Tensor:
-    if isinstance(distribution, Tensor):
-        weights = distribution.double()
-        if weights.shape != (classes,) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
-            raise UsageError(f"distribution must be {classes} numbers from 0 on, not all 0, got {tuple(weights.shape)}")
-        weights = weights.clamp(
-            min=1e-12 * float(weights.sum())
-        )  # every class can be drawn, so nothing is divided by 0
-    elif distribution == "uniform":
-        weights = torch.ones(classes, dtype=torch.float64)
-    elif distribution == "log-uniform":
-        weights = ((torch.arange(classes, dtype=torch.float64) + 2) / (torch.arange(classes) + 1).double()).log()
-    else:
-        raise UsageError(
-            f"distribution is {distribution!r}: choose one of {', '.join(DISTRIBUTIONS)}, or give a tensor"
-        )
-    return weights / weights.sum()

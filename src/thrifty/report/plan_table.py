@@ -83,7 +83,7 @@ def _layers(plan: Plan, most: int) -> list[RenderableType]:
         )
     rest = len(ranked) - len(shown)
     more = f"and {rest} layers more, {numbers.seconds(sum(layer.dense_s for layer in ranked[most:]))} together"
-    return [grid, *([Text(more)] if rest else []), *_reasons(shown, methods)]
+    return [grid, *([Text(more)] if rest else []), *_looks(shown), *_reasons(shown, methods)]
 
 
 def _under(layer: PlannedLayer, method: str) -> str:
@@ -91,6 +91,15 @@ def _under(layer: PlannedLayer, method: str) -> str:
     if verdict is None:
         return ""
     return "dense" if verdict.startswith(DENSE) else numbers.seconds(layer.method_s.get(method))
+
+
+def _looks(layers: list[PlannedLayer]) -> list[Text]:
+    """What methods tell of the layers that they change."""
+    return [
+        Text(f"{method} in {layer.cost.layer}: " + "; ".join(str(told.get("text", "")).splitlines()), style="dim")
+        for layer in layers
+        for method, told in layer.looks.items()
+    ]
 
 
 def _reasons(layers: list[PlannedLayer], methods: list[str]) -> list[Text]:

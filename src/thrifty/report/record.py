@@ -135,6 +135,7 @@ class Arm:
     memory: Limited | None = field(metadata={"read": one(Limited)})
     epochs: tuple[Epoch, ...] = field(metadata={"read": many(Epoch)})
     layers: tuple[Layer, ...] = field(metadata={"read": many(Layer)})
+    looks: dict[str, Any] = field(metadata=MAPPING)
     trace: tuple[TracePoint, ...] = field(metadata={"read": many(TracePoint)})
     events: tuple[Event, ...] = field(metadata={"read": many(Event)})
 

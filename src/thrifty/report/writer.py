@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from thrifty.core.atomic import write_bytes, write_text
-from thrifty.report import sections, theme, words
+from thrifty.report import hashed, sections, theme, words
 from thrifty.report.costs import HEADING as COSTS
 from thrifty.report.costs import costs
 from thrifty.report.figures import figures
@@ -21,6 +21,7 @@ _PARTS = {
     "curves": "Curves",
     "costs": COSTS,
     "layers": "Layers",
+    "hashed": "Hashed layers",
     "moves": "Controller moves",
     "setup": "Do it again",
 }
@@ -45,6 +46,7 @@ def page(record: Record, drawn: dict[str, dict[str, str]]) -> str:
         "curves": figures(record, drawn),
         "costs": costs(record),
         "layers": sections.layers(record),
+        "hashed": hashed.section(record),
         "moves": sections.events(record),
         "setup": sections.setup(record),
     }

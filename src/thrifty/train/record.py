@@ -79,6 +79,7 @@ def progress(arm: Arm, session: Session, *, macs_per_sample: int, peak_source: s
         "samples": tally.samples,
         "epochs": list(tally.epochs),
         "layers": layers,
+        "looks": tally.looks,
         "trace": session.applied.trace() if session.applied else [],
         "events": [asdict(event) for event in session.applied.events] if session.applied else [],
     }

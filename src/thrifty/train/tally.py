@@ -30,6 +30,7 @@ class Tally:
         step_peak_bytes: most bytes that a step made, under a limit of memory; 0 without one.
         recomputed_ops: operations that were called again under it.
         sent_bytes: of gradients that each worker sent to the others.
+        looks: what the methods tell of their layers since the last test, by layer; see `compose.looks`.
         losses: loss of every step.
         epochs: a row an epoch, as in `result.json`.
     """
@@ -51,6 +52,7 @@ class Tally:
     step_peak_bytes: int = 0
     recomputed_ops: int = 0
     sent_bytes: int = 0
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 

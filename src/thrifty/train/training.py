@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thrifty.compose.looks import Looks
 from thrifty.core.atomic import write_bytes
 from thrifty.core.errors import NonFiniteError
 from thrifty.train import checkpoint, folder, memory, record, sharded
@@ -124,9 +125,11 @@ class ArmTraining:
         )
         start = time.perf_counter()
         session.settle()
-        test_loss, test_accuracy = evaluate(
-            session.model, plan.test_batches(), precision=self._arm.precision, workers=self._workers
-        )
+        with Looks(session.model, session.applied) as looks:
+            test_loss, test_accuracy = evaluate(
+                session.model, plan.test_batches(), precision=self._arm.precision, workers=self._workers
+            )
+        tally.looks = looks.found()
         tally.eval_s += time.perf_counter() - start
         if not math.isfinite(test_loss):
             raise NonFiniteError(
