@@ -119,8 +119,8 @@ def run(
         settings[data] = {
             "epochs": choices.epochs, "batch_size": choices.batch_size, "weight_decay": choices.weight_decay,
             "precision": choices.precision, "sgd_rate": choices.sgd_rate, "lars_rate": choices.lars_rate,
-            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "image_size": choices.image_size, "augment": choices.augment,
-            "held_out": choices.held_out, "command": command,
+            "lamb_rate": choices.lamb_rate, "momentum": 0.9, "image_size": choices.image_size,
+            "augment": choices.augment, "held_out": choices.held_out, "command": command,
         }  # fmt: skip
     summary = {data: _summary([row for row in rows if row["data"] == data]) for data in settings}
     columns = ("data", "arm", "seed", "batch", "optimizer", "accuracy", "best_accuracy", "steps", "step_s", "train_s")
