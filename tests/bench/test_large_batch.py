@@ -86,3 +86,12 @@ def test_precision_times_steps_and_trains(tmp_path):
 def test_choices_that_cannot_be_meant(name, option, message):
     with pytest.raises(UsageError, match=message):
         run(name, option)
+
+
+def test_rates_can_be_chosen_on_training_images_that_are_held_out(tiny_images):
+    found = large_batch.held_out(tiny_images, 8)
+    assert (len(found.train), len(found.test)) == (40, 8)
+    assert torch.equal(found.test.labels, tiny_images.train.labels[40:]) and "held out" in found.source
+    assert large_batch.held_out(tiny_images, 0) is tiny_images
+    with pytest.raises(UsageError, match="held_out=48: there are 48 training images"):
+        large_batch.held_out(tiny_images, 48)

@@ -14,7 +14,6 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +137,9 @@ def work(job: Job) -> dict[str, Any]:
 def bound_s(profile: GradientProfile, cost: TransferCost) -> float:
     """Seconds of a step below which no buckets come: no start-ups, and a wire that is busy from the first gradient on.
 
-    Bytes go at the best rate that the wire had at any measured size, or between the last two, which is how T goes on;
-    of compute and bytes the longer counts.
+    Bytes go at the rate of the largest transfer that was measured; of compute and bytes the longer counts.
     """
-    wire = [both - alone for alone, both in zip(cost.alone_s, cost.both_s, strict=True)]
-    points = [(size, seconds) for size, seconds in zip(cost.sizes_bytes, wire, strict=True) if size]
-    rates = [seconds / size for size, seconds in points]
-    rates += [(t - s) / (m - k) for (k, s), (m, t) in pairwise(points[-2:])]
-    per_byte = max(0.0, min(rates))
+    per_byte = (cost.both_s[-1] - cost.alone_s[-1]) / cost.sizes_bytes[-1]
     return profile.forward_s + max(profile.backward_s, profile.ready_s[0] + profile.total_bytes * per_byte)
 
 
@@ -164,11 +158,12 @@ def _in_turn(
     gc.disable()  # a collection in the middle of a step is no part of it
     for turn in range(-LEARNING_STEPS, rounds):
         place = turn % len(plans)
-        for rule in (*list(plans)[place:], *list(plans)[:place]):
-            found = _timed(wrapped[rule], step)
-            if turn >= 0:
-                seconds[rule].append(found)
-        _tell(f"step {turn + 1} of {rounds}" if turn >= 0 else "learning the order")
+        found = {rule: _timed(wrapped[rule], step) for rule in (*list(plans)[place:], *list(plans)[:place])}
+        if turn >= 0:
+            for rule in plans:
+                seconds[rule].append(found[rule])
+        told = ", ".join(f"{rule} {found[rule]:.3f} s" for rule in plans)
+        _tell(f"step {turn + 1} of {rounds}: {told}" if turn >= 0 else f"learning the order: {told}")
     gc.enable()
     for hook in hooks:
         hook.close()
