@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from thrifty.autodiff.planning import Plan, expected, make_plan
+from thrifty.autodiff.choosing import expected, make_plan
+from thrifty.autodiff.plan import Plan
 from thrifty.autodiff.trace import Trace
 
 _TRIES = 5
@@ -25,12 +26,14 @@ class Planner:
         plan: to follow, or None.
         proven: a step that followed it was counted and stayed within the limit.
         trace: of the last step that was noted.
+        steady: no step has left a plan so far, so that what a plan does not need is not noted either.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.plan: Plan | None = None
         self.proven = False
+        self.steady = True
         self.trace: Trace | None = None
         self._target = limit_bytes
         self._tries = 0
@@ -66,6 +69,7 @@ class Planner:
 
     def left(self) -> None:
         """A step did something else than the plan foresaw."""
+        self.steady = False
         self._equal, self._wanted = 0, 2 * self._wanted
         self.plan = self.trace = None
         self.proven = False

@@ -7,7 +7,6 @@ content that is being asked for. Where a plan is followed (`plan`), it says what
 
 from __future__ import annotations
 
-import functools
 import heapq
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
 from thrifty.autodiff.cells import Place, place_of, tensor_on
 from thrifty.autodiff.errors import MemoryLimitError, ReplayError
-from thrifty.autodiff.operations import Operation, flat_outputs, user_line
+from thrifty.autodiff.operations import flat_outputs, user_line
+from thrifty.autodiff.places import at_place, is_read, whole, written_reads
 from thrifty.autodiff.snapshot import changed_behind, version_of
 from thrifty.autodiff.values import Content, Node, Read, Tie
 from thrifty.ops._stages import report_to
@@ -42,7 +41,11 @@ class Store:
         cells: id of a storage -> what is known of it.
         kept: the contents that are held.
         least_bytes: asked for the least limit that would do, when one is too small.
-        ahead: indices of the contents to keep while some are made again, by plan; None without one.
+        ahead: indices of the contents to keep while some are made again, by a plan in blocks; None without one.
+        pending: index of a content -> how many groups are still to be made from it, by a plan in groups; else None.
+        free: a plan is followed, so that the limit need not be looked at.
+        counting: bytes are counted; not where a plan is followed that is proven.
+        partly: some of the step was not noted, for a plan needs nothing of it.
     """
 
     def __init__(self, limit_bytes: int | None, most: int | None) -> None:
@@ -53,8 +56,14 @@ class Store:
         self.cells: dict[int, Tie] = {}
         self.kept: dict[int, Content] = {}
         self.ahead: set[int] | None = None
+        self.pending: dict[int, int] | None = None
+        self.free = self.partly = False
+        self.counting = True
         self.least_bytes: Callable[[], int | None] | None = None
         self._busy: set[int] = set()
+        self._fresh: set[int] = (
+            set()
+        )  # contents that were just made, and that nobody holds but who makes others of them
         self._asked: int | None = None
 
     # -- what is there -------------------------------------------------------------------------------------------
@@ -101,8 +110,20 @@ class Store:
 
     def release(self, content: Content) -> None:
         """Nobody wants the content any more: let go of it, unless the plan holds it for others to be made from."""
-        if self.ahead is None or content.index not in self.ahead:
+        if self.pending is not None:
+            if not self.pending.get(content.index):
+                self.drop(content)
+        elif self.ahead is None or content.index not in self.ahead:
             self.drop(content)
+
+    def began(self, sources: Iterable[Content | None], indices: Iterable[int]) -> None:
+        """A group was made from these contents: let go of those that nobody else waits for."""
+        assert self.pending is not None
+        for index in indices:
+            self.pending[index] -= 1
+        for content in sources:
+            if content is not None and not content.wanted:
+                self.release(content)
 
     def kept_bytes(self) -> int:
         """Bytes of the storages that are held."""
@@ -134,8 +155,11 @@ class Store:
 
     # -- making contents again -----------------------------------------------------------------------------------
 
-    def get(self, content: Content, others: Iterable[Content] = ()) -> Tensor:
-        """The content as a tensor, made again if need be from the nearest contents at hand, and the others with it."""
+    def get(self, content: Content, others: Iterable[Content] = (), last: bool = False) -> Tensor:
+        """The content as a tensor, made again if need be from the nearest contents at hand, and the others with it.
+
+        `last` says that nothing will be made again by the same operations, so that they let go of what they read.
+        """
         found = self.at_hand(content)
         if found is not None:
             return found
@@ -147,6 +171,7 @@ class Store:
             for read in node.reads:
                 uses[id(read.content)] = uses.get(id(read.content), 0) + 1
         self._busy = set(values)
+        self._fresh = set()
         try:
             with report_to(None):  # a layer that books its seconds has booked these operations once
                 for node in nodes:
@@ -157,9 +182,11 @@ class Store:
                         if not uses[key]:
                             values.pop(key, None)
                             self._busy.discard(key)
+                    if last:
+                        node.arguments, node.keywords, node.reads, node.replayable = (), {}, [], False
             return values[id(content)]
         finally:
-            self._busy, self._asked = set(), None
+            self._busy, self._fresh, self._asked = set(), set(), None
 
     def _plan(self, contents: list[Content], values: dict[int, Tensor]) -> list[Node]:
         """The nodes to run, in the order they ran; fills `values` with the contents at hand that they begin from."""
@@ -193,7 +220,10 @@ class Store:
         def give(read: Read) -> Tensor:
             base = read.copy if read.copy is not None else values[id(read.content)]
             if id(read) in written:
-                base = private[id(read)] = _whole(base)
+                key = id(read.content)
+                if read.copy is not None or key not in self._fresh or uses[key] != 1:
+                    base = whole(base)
+                private[id(read)] = base
             return at_place(base, read.place)
 
         if node.flat is not None:
@@ -215,12 +245,15 @@ class Store:
         self.recomputed_s += node.cost_s
         for at, made in makes:
             tensor = flat[at] if at >= 0 else private[id(node.reads[-1 - at])]
-            self.count(tensor, gradient=False)
+            if self.counting:
+                self.count(tensor, gradient=False)
             if uses.get(id(made)):
                 values[id(made)] = tensor
                 self._busy.add(id(made))
             if made.wanted if self.ahead is None else made.index in self.ahead:
                 self.keep(made, tensor, place_of(tensor))
+            else:
+                self._fresh.add(id(made))
         self.enforce_most()
 
     # -- the limit -----------------------------------------------------------------------------------------------
@@ -228,7 +261,7 @@ class Store:
     def make_room(self, nbytes: int) -> None:
         """Let contents go until so many more bytes fit. Raises MemoryLimitError where they do not."""
         limit = self.limit_bytes
-        if limit is None or self.live_bytes + nbytes <= limit:
+        if limit is None or self.free or self.live_bytes + nbytes <= limit:
             return
         target = limit * (1 - HEADROOM) - nbytes
         heap = [(self._score(c), at, c) for at, c in enumerate(self.kept.values()) if self.may_go(c)]
@@ -242,7 +275,7 @@ class Store:
             self.drop(content)
             self.evicted += 1
         needed = self.live_bytes + nbytes
-        if needed > limit * (1 + TOLERANCE):
+        if needed > limit * (1 + TOLERANCE) and not self.partly:
             least = max(needed, (self.least_bytes() if self.least_bytes is not None else None) or 0)
             raise MemoryLimitError(
                 f"memory={limit} bytes is too small for this step: with all that can be let go, {needed} bytes are in "
@@ -279,45 +312,3 @@ class Store:
                         todo.append(one)
         distance = 1 if self._asked is None else abs(self._asked - content.index) + 1
         return seconds / (max(content.nbytes, 1) * distance)
-
-
-@functools.lru_cache(maxsize=4096)
-def disjoint(one: Place, other: Place, nbytes: int) -> bool:
-    """True if the two places in a storage of so many bytes have no element in common."""
-    if one[3] != other[3]:
-        return False
-    with _disable_current_modes(), torch.no_grad():
-        marks = torch.zeros(nbytes // one[3].itemsize, dtype=torch.bool)
-        marks.as_strided(*one[:3]).fill_(True)
-        return not bool(marks.as_strided(*other[:3]).any())
-
-
-def is_read(value: Any) -> bool:
-    """True for a Read, which a tree of arguments holds as a leaf."""
-    return isinstance(value, Read)
-
-
-def written_reads(node: Node) -> list[Read]:
-    """The Reads that the operation writes to."""
-    op: Operation = node.operation
-    if not op.changes:
-        return []
-    if node.flat is not None:
-        return [node.arguments[at] for at in op.writes if at in node.flat]
-    found = [node.arguments[at] for at in op.writes if at < len(node.arguments)]
-    found += [node.keywords[name] for name in op.writes_by_name if name in node.keywords]
-    return [one for one in pytree.tree_leaves(found, is_leaf=is_read) if isinstance(one, Read)]
-
-
-def at_place(base: Tensor, place: Place) -> Tensor:
-    """The place in the storage of `base`."""
-    size, stride, offset, dtype, conj, neg = place
-    if conj or neg or dtype != base.dtype or base.is_conj():
-        return tensor_on(base.untyped_storage(), place)
-    return base.as_strided(size, stride, offset)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    count = tensor.untyped_storage().nbytes() // tensor.element_size()
-    copy = tensor.as_strided((count,), (1,), 0).clone()
-    return copy.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())

@@ -24,8 +24,9 @@ from thrifty.autodiff.course import Course
 from thrifty.autodiff.levels import inside_functorch, open_levels
 from thrifty.autodiff.noting import Handle, Noting
 from thrifty.autodiff.operations import flat_outputs, operation, user_line
+from thrifty.autodiff.places import at_place
 from thrifty.autodiff.planner import planner_for
-from thrifty.autodiff.rematerialise import Store, at_place
+from thrifty.autodiff.rematerialise import Store
 from thrifty.autodiff.reversal import BackwardAside
 from thrifty.core.errors import UsageError
 
@@ -85,7 +86,7 @@ class Checkpointing(Noting, TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op = operation(func)
-        if op.silent:
+        if op.silent or op.views:
             return func(*args, **kwargs) if kwargs else func(*args)
         store, course = self._store, self._course
         if torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
@@ -98,6 +99,19 @@ class Checkpointing(Noting, TorchDispatchMode):
         else:
             if course.backward and not store.handles:
                 course.end()
+            if (
+                course.script is not None
+                and course.unnoted(op)
+                and not (op.changes and self._followed(op, args, kwargs))
+            ):
+                result = func(*args, **kwargs) if kwargs else func(*args)
+                course.count += 1
+                self.operations += 1
+                if store.counting:
+                    for tensor in (result,) if isinstance(result, Tensor) else flat_outputs(result):
+                        if isinstance(tensor, Tensor):
+                            store.count(tensor, gradient=False)
+                return result
             node = self._note_before(op, args, kwargs) if op.changes or op.random else None
             start = perf_counter()
             result = func(*args, **kwargs) if kwargs else func(*args)
@@ -105,9 +119,11 @@ class Checkpointing(Noting, TorchDispatchMode):
             outputs = (result,) if isinstance(result, Tensor) else flat_outputs(result)
             if node is None:
                 # Noted after the call, for then views are known: they make nothing.
-                cells = store.cells
+                known: Any = store.cells
+                if store.partly:
+                    known = {id(one.untyped_storage()) for one in args if isinstance(one, Tensor)}
                 for tensor in outputs:
-                    if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in cells:
+                    if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in known:
                         break
                 else:
                     return result
@@ -146,6 +162,8 @@ class Checkpointing(Noting, TorchDispatchMode):
                 return kept
             if not torch.is_grad_enabled():
                 return at_place(kept, handle.place)
+        elif kept is not None and content.places is not None and content.kept_place == handle.place:
+            return kept
         with torch.no_grad(), torch._C._DisableAutocast(), _disable_current_modes():
             found = self._store.at_hand(content)
             return at_place(self._course.make(content) if found is None else found, handle.place)
