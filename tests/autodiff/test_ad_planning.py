@@ -34,7 +34,7 @@ def chain(sizes, seconds, gradients):
         trace.home.append(at)
         if at:
             trace.saved.append((at, at - 1))
-        trace.gradient_bytes[at] = gradients
+            trace.gradient_bytes[at - 1] = gradients
     return trace
 
 

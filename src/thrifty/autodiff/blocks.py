@@ -79,8 +79,8 @@ def cut(trace: Trace, most: int = MOST_BLOCKS) -> Blocks:
         wanted[min(int(block_of[at]), count - 1), content] = True
     forward_s = np.array([costs[a:b].sum() for a, b in pairwise(starts)])
     gradients = np.zeros(count, dtype=np.int64)
-    for at, nbytes in trace.gradient_bytes.items():
-        block = min(int(block_of[at]), count - 1)
+    for place, nbytes in trace.gradient_bytes.items():
+        block = min(int(block_of[trace.saved[place][0]]), count - 1)
         gradients[block] = max(gradients[block], nbytes)
     blocks = Blocks(starts, sizes, state, wanted, [], forward_s, [], gradients.tolist())
     for block in range(count):

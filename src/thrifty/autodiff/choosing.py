@@ -14,15 +14,16 @@ BLOCKS = (40, 24, 14)  # pieces that plans in blocks are made for; the search go
 
 
 def expected(trace: Trace) -> Trace:
-    """The trace with a guess of what backward holds at the operations that it has not come to yet.
+    """The trace with a guess of what backward holds where it has not come to yet.
 
     A guess for those is three times the largest content there: a gradient that comes in, one that goes out, and one
     that is added to it.
     """
     guess = {}
-    for at, reads in enumerate(trace.reads):
-        sizes = [trace.nbytes[content] for content in (*reads, *trace.makes[at])]
-        guess[at] = trace.gradient_bytes.get(at, 3 * max(sizes, default=0))
+    for place, (at, content) in enumerate(trace.saved):
+        here = trace.makes[at] if at < len(trace.makes) else ()
+        most = max(trace.nbytes[one] for one in (content, *here))
+        guess[place] = trace.gradient_bytes.get(place, 3 * most)
     return replace(trace, gradient_bytes=guess)
 
 
@@ -41,7 +42,8 @@ def evened(trace: Trace) -> Trace:
 def make_plan(trace: Trace, limit_bytes: int) -> Plan | None:
     """The plan for a step like this one within so many bytes; None if there is none."""
     trace = evened(trace)
-    blocks = [block_plan(trace, limit_bytes, most) for most in BLOCKS if most < 2 * len(trace.operations)]
+    pieces = {min(most, len(trace.operations)) for most in BLOCKS}
+    blocks = [block_plan(trace, limit_bytes, most) for most in sorted(pieces)]
     found = [plan for plan in blocks if plan is not None]
     kept = [{content for content, keep in enumerate(plan.forward) if keep} for plan in found]
     best = Search(trace, limit_bytes, kept).best

@@ -11,7 +11,7 @@ from thrifty.autodiff.choosing import expected, least_bytes
 from thrifty.autodiff.operations import Operation
 from thrifty.autodiff.plan import Groups, Plan
 from thrifty.autodiff.planner import Planner
-from thrifty.autodiff.rematerialise import Store
+from thrifty.autodiff.rematerialise import Rematerialiser
 from thrifty.autodiff.trace import Trace
 from thrifty.autodiff.values import Content, Node
 
@@ -20,7 +20,7 @@ class Course:
     """One step after the other.
 
     Attributes:
-        count: operations of the present step so far, views left out.
+        count: operations of the present step so far, views left out. saves: contents that autograd saved so far.
         contents: weak references to what they made, by index; None for what was not noted.
         script: where a plan in groups is followed, what need not be noted; else None.
         backward: the step has begun to go backward.
@@ -28,9 +28,9 @@ class Course:
         route: what backward follows; on the first step, a plan made when backward begins, if the limit was reached.
     """
 
-    def __init__(self, store: Store, planner: Planner | None) -> None:
+    def __init__(self, store: Rematerialiser, planner: Planner | None) -> None:
         self.store, self.planner = store, planner
-        self.count = 0
+        self.count = self.saves = 0
         self.contents: list[weakref.ref[Content] | None] = []
         self.script: Groups | None = None
         self.backward = False
@@ -45,7 +45,7 @@ class Course:
     def begin(self) -> None:
         """A step begins."""
         store = self.store
-        self.count, self.contents, self.backward = 0, [], False
+        self.count, self.saves, self.contents, self.backward = 0, 0, [], False
         self.plan = self.route = self.trace = self.script = None
         self._block, self._swept, self._evicted = 1 << 60, False, store.evicted
         self._made: set[int] = set()
@@ -59,17 +59,18 @@ class Course:
             self.trace = Trace() if self.plan is None else None
             if self.plan is not None and self.plan.groups is not None:
                 store.pending = dict(self.plan.groups.pending)
-                if planner.steady:
+                if planner.steady and planner.proven:
                     self.script = self.plan.groups
                     store.free = store.partly = True
-                    store.counting = not planner.proven
+                    store.counting = False
+                    store.peak_bytes = max(store.peak_bytes, planner.peak_bytes)
 
     def end(self) -> None:
         """The step is over: nothing that it saved is needed any more."""
         store, planner = self.store, self.planner
         if planner is not None and self.count:
             if self.plan is not None and (planner.proven or self.count == len(self.plan.operations)):
-                planner.followed(store.step_peak_bytes)
+                planner.followed(store.step_peak_bytes, store.forced > 0)
             elif self.plan is not None:
                 planner.left()
             elif self.trace is not None:
@@ -136,6 +137,7 @@ class Course:
         """Is the content, which somebody saves, to be held?"""
         plan = self.plan
         assert content.node is not None
+        self.saves += 1
         if self.trace is not None:
             self.trace.saved.append((self.count, content.index))
         if plan is None or not content.node.replayable or content.index >= len(plan.forward):
@@ -147,27 +149,25 @@ class Course:
         if self.trace is not None and content.index >= 0:
             self.trace.overwritten.add(content.index)
 
-    def moved(self, at: int, old: Content, new: Content) -> None:
-        """What was saved at `at` is now a part of another content, for an operation in place left it as it was."""
+    def moved(self, at: int, new: Content) -> None:
+        """What was saved as number `at` is now a part of another content: an operation in place left it as it was."""
         if self.trace is not None:
-            saved = self.trace.saved
-            for place in range(len(saved) - 1, -1, -1):
-                if saved[place] == (at, old.index):
-                    saved[place] = (at, new.index)
-                    break
+            self.trace.saved[at] = (self.trace.saved[at][0], new.index)
 
     # -- backward ------------------------------------------------------------------------------------------------
 
     def reach(self, at: int) -> None:
-        """Backward asks for something that was saved when `at` operations had run."""
+        """Backward asks for what was saved as number `at`."""
         if not self.backward:
             self._turn()
+        if at < 0:
+            return
         self._at = at
         if self.trace is not None:
             self.trace.entering_bytes.setdefault(at, self.store.gradient_bytes)
         route = self.route
         if route is not None and route.groups is None:
-            block = route.block[min(at, len(route.block) - 1)]
+            block = route.block[min(at, len(route.block) - 1)] if route.block else 0
             if block < self._block:
                 self._enter(route, block)
 

@@ -14,8 +14,8 @@ from thrifty.autodiff.cells import Place, place_of, tensor_on
 from thrifty.autodiff.course import Course
 from thrifty.autodiff.operations import Operation, user_line
 from thrifty.autodiff.places import disjoint, whole, written_reads, written_tensors
-from thrifty.autodiff.rematerialise import Store
 from thrifty.autodiff.snapshot import generator_of, version_of
+from thrifty.autodiff.store import Store
 from thrifty.autodiff.values import Content, Node, Read, Tie
 
 SMALL_BYTES = 1 << 20  # up to here, what an operation overwrites is copied so that it can run again
@@ -25,7 +25,7 @@ class Handle:
     """A saved tensor of the autograd graph: a place in a content.
 
     Attributes:
-        at: how many operations of the step had run when it was saved.
+        at: how many others were saved before it in its step; -1 for what the step found, or did not note.
     """
 
     __slots__ = ("__weakref__", "at", "content", "place", "store")
@@ -190,7 +190,7 @@ class Noting:
             made.append(fresh)
             node.makes.append((-1 - node.reads.index(read), weakref.ref(fresh)))
             for handle in moving:
-                self._course.moved(handle.at, read.content, fresh)
+                self._course.moved(handle.at, fresh)
                 handle.move(fresh)
             if fresh.wanted and self._course.plan is None:
                 self._store.keep(fresh, tensor_on(storage, fresh.place), fresh.place)
@@ -228,12 +228,12 @@ class Noting:
         if content is None:
             # Found by the step; held by those who read it only, so that data may go when the step is over.
             content = Content(None, -1, storage.nbytes(), tie, place_of(tensor))
+            content.seen = weakref.ref(tensor)
             if self._store.partly and not tensor.is_leaf:
                 # Made by the step, unnoted; the tensor itself would hold the graph that holds the content.
                 tensor = tensor.data
                 content.places = []
             content.kept, content.version = tensor, version_of(tensor)
-            content.seen = weakref.ref(tensor)
             tie.content = weakref.ref(content)
         return content
 

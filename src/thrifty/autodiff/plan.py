@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         operations, makes, nbytes: of the step that it is made for.
-        block: of each operation, and one more for the end.
+        block: of each content that autograd saved, in the order of saving.
         forward: per content, is it kept in the forward pass?
         at: per block, the contents that are at hand while it is reversed.
         again_s: seconds spent on making contents again, as planned; step_s those of the forward pass.
@@ -79,21 +79,20 @@ def plan_of(trace: Trace, choice: Choice) -> Plan:
         [sorted(group.sources) for group in choice.groups], pending, noted, first,
     )  # fmt: skip
     stage = max(1, -(-(count + 1) // _STAGES))
-    block = [at // stage for at in range(count + 1)]
     low: dict[int, int] = {}
     for place, content in trace.saved:
         low[content] = min(place, low.get(content, place))
     at: list[set[int]] = []
-    for number in range(block[-1] + 1):
+    for number in range(count // stage + 1):
         begin, end = number * stage, (number + 1) * stage
         here = {content for content in choice.kept if trace.home[content] < end}
         for group in choice.groups:
-            if group.asked >= begin:
+            if trace.saved[group.asked][0] >= begin:
                 here |= {content for content in group.contents if low[content] < end}
         at.append(here)
     forward = [content in choice.kept for content in range(len(trace.nbytes))]
     forward_s = sum(trace.seconds)
     return Plan(
-        trace.operations, trace.makes, trace.nbytes, block, forward, at, choice.again_s, forward_s, choice.peak_bytes,
+        trace.operations, trace.makes, trace.nbytes, [], forward, at, choice.again_s, forward_s, choice.peak_bytes,
         groups,
     )  # fmt: skip

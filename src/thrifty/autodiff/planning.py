@@ -116,10 +116,11 @@ class _Table:
         at: list[Contents] = [np.zeros(contents, dtype=np.bool_) for _ in range(count)]
         forward = self._follow(0, count - 1, self.room, np.zeros(contents, dtype=np.bool_), at)
         operations = np.arange(len(trace.operations) + 1)
-        block = np.minimum(np.searchsorted(np.array(blocks.starts), operations, side="right") - 1, count - 1)
+        found = np.searchsorted(np.array(blocks.starts), operations, side="right") - 1
+        block = np.minimum(found, count - 1).tolist()
         peak = max(blocks.size(held) + nbytes for held, nbytes in zip(at, blocks.backward_bytes, strict=True))
         return Plan(
-            trace.operations, trace.makes, trace.nbytes, block.tolist(), forward.tolist(),
+            trace.operations, trace.makes, trace.nbytes, [block[at] for at, _ in trace.saved], forward.tolist(),
             [set(map(int, np.flatnonzero(held))) for held in at],
             float(self.cost[0][count - 1][-1]), float(blocks.forward_s.sum()), peak + trace.outside_bytes, None,
         )  # fmt: skip

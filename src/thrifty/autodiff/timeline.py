@@ -25,7 +25,7 @@ class Group:
         operations: that are called again, in order.
         sources: kept contents that they begin from.
         contents: that autograd saved, and that they make.
-        asked: the operation at which backward asks for the first of them.
+        asked: which of the saved contents is the first of them that backward asks for.
     """
 
     operations: list[int] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Choice:
         groups: what is made again.
         again_s: the time for that.
         peak_bytes: most bytes alive.
-        held: per operation, bytes that are kept and bytes that were made again, when backward is there.
+        held: per saved content, bytes that are kept and that were made again, when backward asks for it.
     """
 
     kept: set[int]
@@ -60,15 +60,15 @@ class Timeline:
         self.trace = trace
         self.last = trace.last_reads()
         self.count = len(trace.operations)
-        self.wanted: dict[int, int] = {}  # content -> the first operation at which it was saved, the last that needs it
-        self.first_asked: dict[int, int] = {}  # content -> the last operation at which it was saved
-        for at, content in trace.saved:
-            self.wanted[content] = min(at, self.wanted.get(content, at))
-            self.first_asked[content] = max(at, self.first_asked.get(content, at))
+        self.wanted: dict[int, int] = {}  # content -> where in `saved` it is first, the last that backward asks for
+        self.first_asked: dict[int, int] = {}  # content -> where it is last
+        for place, (_, content) in enumerate(trace.saved):
+            self.wanted.setdefault(content, place)
+            self.first_asked[content] = place
         self.costs = [seconds + CALL_S for seconds in trace.seconds]
-        self._backward = np.full(self.count + 1, -1, dtype=np.int64)
-        for at, nbytes in trace.gradient_bytes.items():
-            self._backward[min(at, self.count)] = nbytes
+        self._backward = np.full(len(trace.saved), -1, dtype=np.int64)
+        for place, nbytes in trace.gradient_bytes.items():
+            self._backward[place] = nbytes
         # What the program itself holds while the forward pass runs.
         self._forward_until = [until - (content in trace.overwritten) for content, until in enumerate(self.last)]
 
@@ -123,22 +123,22 @@ class Timeline:
         return list(groups.values())
 
     def _peak(self, kept: set[int], groups: list[Group]) -> tuple[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        trace, count = self.trace, self.count
+        trace, count = self.trace, len(self.trace.saved)
         nbytes = trace.nbytes
         low = {content: self.wanted.get(content, count) for content in kept}
         for group in groups:
             for content in group.sources:
                 low[content] = min(low[content], group.asked)
-        steps = np.zeros(count + 2, dtype=np.int64)
+        steps = np.zeros(count + 1, dtype=np.int64)
         for content, at in low.items():
             steps[at] += nbytes[content]
-        holds = np.cumsum(steps)[: count + 1]
+        holds = np.cumsum(steps)[:count]
         steps[:] = 0
         for group in groups:
             for content in group.contents:
                 steps[self.wanted[content]] += nbytes[content]
                 steps[group.asked + 1] -= nbytes[content]
-        again = np.cumsum(steps)[: count + 1]
+        again = np.cumsum(steps)[:count]
         seen = self._backward >= 0
         most = int((holds + again + self._backward)[seen].max(initial=0))
         for group in groups:

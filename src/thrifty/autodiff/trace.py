@@ -18,9 +18,10 @@ class Trace:
         fixed: operations that cannot be called again.
         nbytes: of each content. home: the operation that made it.
         overwritten: contents that an operation in place wrote over, so that they cannot be kept.
-        saved: (operation, content): autograd saved the content before this operation or just after the one before.
-        entering_bytes, gradient_bytes: operation -> least and most bytes that backward itself had alive while it was at
-            this operation.
+        saved: (operation, content): autograd saved the content before this operation or just after the one before;
+            backward asks for them about in reverse.
+        entering_bytes, gradient_bytes: place in `saved` -> bytes that backward itself had alive when it asked for that,
+            and most until it asked for another.
         outside_bytes: of contents that the program held when backward began, though autograd did not need them.
         evicted: contents were let go.
     """

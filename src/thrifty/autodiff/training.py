@@ -26,7 +26,7 @@ from thrifty.autodiff.noting import Handle, Noting
 from thrifty.autodiff.operations import flat_outputs, operation, user_line
 from thrifty.autodiff.places import at_place
 from thrifty.autodiff.planner import planner_for
-from thrifty.autodiff.rematerialise import Store
+from thrifty.autodiff.rematerialise import Rematerialiser
 from thrifty.autodiff.reversal import BackwardAside
 from thrifty.core.errors import UsageError
 
@@ -38,7 +38,7 @@ class Checkpointing(Noting, TorchDispatchMode):
 
     def __init__(self, limit_bytes: int | None, most: int | None, line: str) -> None:
         TorchDispatchMode.__init__(self)
-        store = Store(limit_bytes, most)
+        store = Rematerialiser(limit_bytes, most)
         self._planner = planner_for(limit_bytes, line) if limit_bytes is not None else None
         Noting.__init__(self, store, Course(store, self._planner))
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
@@ -107,10 +107,6 @@ class Checkpointing(Noting, TorchDispatchMode):
                 result = func(*args, **kwargs) if kwargs else func(*args)
                 course.count += 1
                 self.operations += 1
-                if store.counting:
-                    for tensor in (result,) if isinstance(result, Tensor) else flat_outputs(result):
-                        if isinstance(tensor, Tensor):
-                            store.count(tensor, gradient=False)
                 return result
             node = self._note_before(op, args, kwargs) if op.changes or op.random else None
             start = perf_counter()
@@ -142,7 +138,7 @@ class Checkpointing(Noting, TorchDispatchMode):
             content = self._filled(content, tensor)
         seen = content.seen
         place = content.place if seen is not None and seen() is tensor else place_of(tensor)
-        handle = Handle(content, place, self._store, self._course.count)
+        handle = Handle(content, place, self._store, self._course.saves if content.node is not None else -1)
         if content.node is not None:
             keeps = self._course.keeps(content)
             if content.kept is None:
