@@ -176,7 +176,7 @@ def checkpointing(memory: Memory) -> Checkpointing:
         A context manager for one step or many; its attributes tell `peak_bytes`, `recomputed_ops` and so on. Gradients
         are those of the plain step, bit for bit. What torch.compile compiled runs uncompiled inside. Under a limit in
         bytes, the third of equal steps follows a plan; a loop that makes the context anew at each turn goes on with
-        the plan.
+        the plan. `peak_bytes` of a step that follows a proven plan is that of the step that proved it.
 
     Raises:
         UsageError: None, or inside a derivative call.
