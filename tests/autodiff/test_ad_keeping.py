@@ -198,7 +198,8 @@ def test_what_a_plan_leaves_unnoted_may_be_written_over():
     def step(turn, in_place=True):
         one, spare = a.sin(), a.detach().clone()
         for layer in range(8):
-            two = (one * a).tanh()
+            two = (one * a + 0.1).relu_()
+            side = two * a
             # From the sixth turn on, the same operation writes over what autograd saved: plain autograd refuses that.
             target = two if turn > 5 and layer == 4 else spare
             if in_place:
@@ -206,7 +207,7 @@ def test_what_a_plan_leaves_unnoted_may_be_written_over():
                 target.add_(0.5)
             elif target is two:
                 two = two * 1.0 + 0.5
-            one = two
+            one = two + side
         return one.sum(), (a,)
 
     with LiveMeter() as meter:

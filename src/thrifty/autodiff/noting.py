@@ -223,7 +223,7 @@ class Noting:
         content = tie.content
         if isinstance(content, weakref.ref):
             content = content()
-            if content is not None and content.version != version_of(tensor):
+            if content is not None and content.places is None and content.version != version_of(tensor):
                 content = None
         if content is None:
             # Found by the step; held by those who read it only, so that data may go when the step is over.

@@ -115,12 +115,13 @@ class Checkpointing(Noting, TorchDispatchMode):
             outputs = (result,) if isinstance(result, Tensor) else flat_outputs(result)
             if node is None:
                 # Noted after the call, for then views are known: they make nothing.
-                known: Any = store.cells
-                if store.partly:
-                    known = {id(one.untyped_storage()) for one in args if isinstance(one, Tensor)}
+                cells = store.cells
+                given = [id(one.untyped_storage()) for one in args if isinstance(one, Tensor)] if store.partly else ()
                 for tensor in outputs:
-                    if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in known:
-                        break
+                    if isinstance(tensor, Tensor):
+                        key = id(tensor.untyped_storage())
+                        if key not in cells and key not in given:
+                            break
                 else:
                     return result
                 node = self._node(op, args, kwargs)
