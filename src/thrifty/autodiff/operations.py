@@ -55,6 +55,8 @@ OVERWRITES = {
     "aten::exponential_", "aten::geometric_", "aten::log_normal_", "aten::cauchy_",
 }  # fmt: skip
 
+_COMPOSITE = "CompositeImplicitAutograd"
+
 
 class Operation:
     """An operator as the record sees it.
@@ -109,9 +111,17 @@ class Operation:
         self.fresh = self.name in FRESH
         self.underived = UNDERIVED.get(self.name)
         self.checked = "::" in self.name and not self.name.startswith("aten::")
-        self.views = not written and any(r.alias_info is not None for r in schema.returns)
+        aliases = not written and any(r.alias_info is not None for r in schema.returns)
+        # What torch takes apart itself, like aten::to, may copy all the same.
+        self.views = aliases and not torch._C._dispatch_has_kernel_for_dispatch_key(self.name_of(function), _COMPOSITE)
         yields = any("Tensor" in str(r.type) for r in schema.returns)
         self.silent = not yields and not written and self.refusal is None
+
+    @staticmethod
+    def name_of(function: Any) -> str:
+        """The dispatcher's name of an OpOverload, with that of the overload."""
+        schema = function._schema
+        return f"{schema.name}.{schema.overload_name}" if schema.overload_name else str(schema.name)
 
 
 _known: dict[int, Operation] = {}
