@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from thrifty.core.agreement import apart
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import thrifty
+from thrifty.core.lockstep import apart
 from thrifty.distributed import MixedPrecision, Wire, attach, bucket_report, data_parallel, measure
 from thrifty.distributed.precision import PrecisionWarning
 

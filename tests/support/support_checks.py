@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from support_cells import TARGET, WAYS, Put, Way
-from thrifty.core.agreement import apart
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import thrifty
 from thrifty.compose import support
 from thrifty.core.errors import ModelError
+from thrifty.core.lockstep import apart
 
 
 def step(put: Put, x: Tensor, *, called: Any = None, dtype: torch.dtype | None = None) -> tuple[Tensor, list[Tensor]]:

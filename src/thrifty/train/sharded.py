@@ -21,9 +21,9 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from thrifty.core.agreement import lost
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError
+from thrifty.core.lockstep import lost
 from thrifty.distributed.workers import Workers
 from thrifty.train.checkpoint_places import FORMAT, put_in_place, sync_folder
 
