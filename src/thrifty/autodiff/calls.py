@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from thrifty.autodiff.cells import Cell, place_of
 from thrifty.autodiff.context import derivatives_stop, in_library_code
@@ -17,25 +17,22 @@ from thrifty.autodiff.stepping import Stepping
 from thrifty.autodiff.templates import LARGE_INT, Form, Template, spec_of
 
 _CLONE = torch.ops.aten.clone.default
+_CLONED = operation(_CLONE)
 
 
-class _Read:
+class Read:
     """The arguments of a call as the record sees them.
 
     Attributes:
-        args, kwargs: as given.
-        key: what tells its template from others, as far as the arguments do.
         inputs, cells: of its tensors. numbers: among its arguments.
+        code: the operator's number and the kinds of the arguments, an octal digit each.
+        fixed: the other arguments, as they tell one call from another.
     """
 
-    __slots__ = ("args", "cells", "inputs", "key", "kwargs", "numbers")
+    __slots__ = ("cells", "code", "fixed", "inputs", "numbers")
 
-    def __init__(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        self.args, self.kwargs = args, kwargs
-        self.key: list[Any] = [tuple(kwargs)]
-        self.inputs: list[int] = []
-        self.cells: list[Cell] = []
-        self.numbers: list[float] = []
+    def __init__(self, code: int, inputs: list[int], cells: list[Cell], numbers: list[float], fixed: list[Any]) -> None:
+        self.code, self.inputs, self.cells, self.numbers, self.fixed = code, inputs, cells, numbers, fixed
 
 
 class Calls(Stepping):
@@ -53,7 +50,7 @@ class Calls(Stepping):
 
     def _general(self, op: Operation, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run and record any call that can be recorded."""
-        read = self._read(args, kwargs)
+        read = self._read(op, args, kwargs)
         cells = read.cells
         writes: tuple[int, ...] = ()
         if op.changes:
@@ -68,82 +65,77 @@ class Calls(Stepping):
         if op.random:
             self._before_random(args, kwargs)
         stops = derivatives_stop()
-        active = False
-        if not stops and not op.fresh:
-            for cell in cells:
-                if cell.active:
-                    active = True
-                    break
-            if active and op.underived is not None:
-                raise ReplayError(f"{op.name} cannot be recorded: {op.underived} ({user_line()})")
+        active = not stops and not op.fresh and any([cell.active for cell in cells])
+        if active and op.underived is not None:
+            raise ReplayError(f"{op.name} cannot be recorded: {op.underived} ({user_line()})")
         if op.is_detach:
             if cells[0].active:
                 # A storage of its own, for derivatives are followed by storage.
                 result = _CLONE(*args)
-                self._write(operation(_CLONE), read, (), (result,), False, True)
+                self._write(_CLONED, args, kwargs, read, (), (result,), False, True)
                 return result
             return op.call(*args)
         result = op.call(*args, **kwargs)
         if op.random:
             self._after_random()
         outputs = (result,) if isinstance(result, Tensor) else flat_outputs(result)
-        self._write(op, read, writes, outputs, active, stops)
+        self._write(op, args, kwargs, read, writes, outputs, active, stops)
         return result
 
-    def _read(self, args: Any, kwargs: dict[str, Any]) -> _Read:
-        read = _Read(args, kwargs)
+    def _read(self, op: Operation, args: Any, kwargs: dict[str, Any]) -> Read:
+        read = Read(op.number, [], [], [], [])
         for value in args:
-            if isinstance(value, Tensor):  # the common case, for speed
-                cell, register = self.find(value)
-                read.cells.append(cell)
-                read.inputs.append(register)
-                read.key.append("tensor")
-            else:
-                self._argument(value, read)
-        for value in kwargs.values():
-            self._argument(value, read)
+            read.code = read.code * 8 + self._argument(value, read.inputs, read.cells, read.numbers, read.fixed)
+        if kwargs:
+            read.fixed.append(tuple(kwargs))
+            for value in kwargs.values():
+                read.code = read.code * 8 + self._argument(value, read.inputs, read.cells, read.numbers, read.fixed)
         return read
 
-    def _argument(self, value: Any, read: _Read) -> None:
-        """Take in an argument. What joins the key is told from what follows by its first entry."""
+    def _argument(
+        self, value: Any, inputs: list[int], cells: list[Cell], numbers: list[float], fixed: list[Any]
+    ) -> int:
+        """Take in an argument. Returns its kind, from 1 to 7."""
         kind = type(value)
-        key = read.key
         if isinstance(value, Tensor):
-            self._tensor(value, read)
-            key.append("tensor")
-        elif kind is float:
-            read.numbers.append(value)
-            key.append("float")
-        elif kind is int and -LARGE_INT < value < LARGE_INT:
-            read.numbers.append(value)
-            key.append("int")
-        elif kind in (list, tuple):
-            if any(isinstance(item, Tensor) for item in value):
+            cell, register = self.find(value)
+            cells.append(cell)
+            inputs.append(register)
+            return 1
+        if kind is float:
+            numbers.append(value)
+            return 2
+        if kind is int and -LARGE_INT < value < LARGE_INT:
+            numbers.append(value)
+            return 3
+        if kind is list or kind is tuple:
+            types = tuple(map(type, value))
+            if Tensor in types or Parameter in types or any(isinstance(item, Tensor) for item in value):
                 for item in value:
                     if item is not None:
-                        self._tensor(item, read)
-                key += ("tensors", tuple(item is not None for item in value))
-            else:
-                # The text tells 0.0 from -0.0.
-                key += (tuple(value), tuple(map(type, value)), str(value) if float in map(type, value) else None)
-        else:
-            key += (kind, value, str(value) if kind is complex else None)
-
-    def _tensor(self, tensor: Tensor, read: _Read) -> None:
-        cell, register = self.find(tensor)
-        read.cells.append(cell)
-        read.inputs.append(register)
+                        cell, register = self.find(item)
+                        cells.append(cell)
+                        inputs.append(register)
+                fixed.append(tuple([item is not None for item in value]))
+                return 4
+            # The text tells 0.0 from -0.0.
+            fixed += (tuple(value), types, str(value)) if float in types else (tuple(value), types)
+            return 6 if float in types else 5
+        fixed += (kind, value, str(value)) if kind is complex else (kind, value)
+        return 7
 
     def _write(
-        self, op: Operation, read: _Read, writes: tuple[int, ...], outputs: tuple[Any, ...], active: bool, stops: bool
-    ) -> Template | None:
+        self, op: Operation, args: Any, kwargs: dict[str, Any], read: Read, writes: tuple[int, ...],
+        outputs: tuple[Any, ...], active: bool, stops: bool,
+    ) -> Template | None:  # fmt: skip
         """Give the new outputs registers and write the operation down. Returns its template, if it was written."""
         if self._dead:
             self._bury()
+        cells = read.cells
         if op.moves:
-            tensors = [value for value in read.args if isinstance(value, Tensor)]
+            tensors = [value for value in args if isinstance(value, Tensor)]
             for position in writes:
-                self._move(read.cells[position], tensors[position], read.inputs[position])
+                self._move(cells[position], tensors[position], read.inputs[position])
         new: list[int] = []
         picks: list[int] = []
         aliases: list[int] = []
@@ -173,30 +165,30 @@ class Calls(Stepping):
                     # A view taken anew: its cotangent joins the base's where autograd would add it.
                     register = known
                     self._see(cell, tensor, register)
-                aliases.append(next(at for at, one in enumerate(read.cells) if one is cell))
+                alias = 0
+                while cells[alias] is not cell:
+                    alias += 1
+                aliases.append(alias)
             new.append(register)
             picks.append(at)
         if not new and not writes:
             return None
         if active:
             for position in writes:
-                read.cells[position].active = True
+                cells[position].active = True
         chosen = () if len(outputs) == 1 else tuple(picks)
-        template = self._template(op, read, (len(new), chosen, tuple(aliases), writes, active, stops))
+        rest = len(new), chosen, tuple(aliases), writes, active, stops
+        key = (read.code, rest, *read.fixed)
+        try:
+            template = self._by_call.get(key)
+        except TypeError:
+            raise ReplayError(f"{op.name} has an argument that cannot be kept in the record ({user_line()})") from None
+        if template is None:
+            form = Form(spec_of(args, kwargs), len(read.inputs), *rest)
+            template = self._by_call[key] = self.program.template(op, form, user_line())
         self.program.append(template, read.inputs, new, read.numbers)
         self._step_ops += 1
         return template
-
-    def _template(self, op: Operation, read: _Read, rest: tuple[Any, ...]) -> Template:
-        key = (op, rest, *read.key)
-        try:
-            found = self._by_call.get(key)
-        except TypeError:
-            raise ReplayError(f"{op.name} has an argument that cannot be kept in the record ({user_line()})") from None
-        if found is None:
-            form = Form(spec_of(read.args, read.kwargs), len(read.inputs), *rest)
-            found = self._by_call[key] = self.program.template(op, form, user_line())
-        return found
 
     def _check_set(self, op: Operation, cells: list[Cell]) -> None:
         if not op.views and any(cell.key in self._unset for cell in cells):
@@ -211,7 +203,7 @@ class Calls(Stepping):
             self._bury()
         if self._step_ops:
             self._watch_step()
-        read = self._read(args, kwargs)
+        read = self._read(op, args, kwargs)
         stops = derivatives_stop()
         active = not stops and any(cell.active for cell in read.cells)
-        self._write(op, read, (), outputs, active, stops)
+        self._write(op, args, kwargs, read, (), outputs, active, stops)

@@ -45,7 +45,8 @@ class Cell(weakref.ref[Any]):
         storage: held here once a snapshot holds the content.
         copy: of the content, the tensor that holds it, where the cell is a snapshot's own.
         sights: id of a tensor object -> Sight, for those seen later; and for the first once a snapshot holds it.
-        places: place -> (register, step at which it was met), or None while there is the base alone.
+        places: place -> (register, step at which it was met), or None while there is the base alone. A second register
+            at a place has its number after the place.
     """
 
     __slots__ = (
@@ -70,7 +71,7 @@ class Cell(weakref.ref[Any]):
             yield self.place, self.base, -1
         else:
             for place, (register, step) in self.places.items():
-                yield place, register, step
+                yield place[:6], register, step
 
     def tensor(self, register: int) -> Tensor | None:
         """A tensor object of this register that is alive, or None."""

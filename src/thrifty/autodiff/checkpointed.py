@@ -117,8 +117,6 @@ class CheckpointedRun:
         snapshots = snapshots_of(recorder.snapshots)
         recorder.snapshots.clear()
         recorder.forget_objects(leaves)
-        stride = small_steps(recorder.largest_step_bytes) if budget.logarithmic else 1
-        lengths.learn(key, recorder.program.steps, stride)
         self._replayer = Replayer(recorder)
         self._snapshots: list[Snapshot] | None = snapshots
         self._initial = snapshots[0]
@@ -126,13 +124,18 @@ class CheckpointedRun:
         account.steps, account.operations = program.steps, program.operations
         account.record_bytes, account.snapshots = program.record_bytes, rule.most
         account.peak_live_bytes, account.largest_step_bytes = recorder.peak_live_bytes, recorder.largest_step_bytes
+        stride = small_steps(recorder.largest_step_bytes) if budget.logarithmic else 1
         account.snapshot_bytes = max(sum(snapshot.storages().values()) for snapshot in snapshots)
+        lengths.learn(key, program.steps, stride)
 
     def _rule(self, budget: Budget, known: tuple[int, int] | None) -> Online | Known:
         if budget.limit_bytes is not None:
             limit = budget.limit_bytes
             return Online(
-                lambda recorder: recorder.held_bytes() > limit - _taped_bytes(limit, recorder.largest_step_bytes),
+                lambda recorder, marked: (
+                    recorder.live_bytes + marked > limit - _taped_bytes(limit, recorder.largest_step_bytes)
+                ),
+                lambda step_bytes: _strides(limit, step_bytes),
                 weigh=True,
             )
         if known is not None and known[0] > 1:
@@ -140,8 +143,11 @@ class CheckpointedRun:
             return Known(steps, budget.snapshots or logarithmic(steps), stride)
         if budget.snapshots is not None:
             most = budget.snapshots
-            return Online(lambda recorder: len(recorder.snapshots) >= most)
-        return Online(lambda recorder: len(recorder.snapshots) >= logarithmic(recorder.program.steps), merge=True)
+            return Online(lambda recorder, _: len(recorder.snapshots) >= most)
+        return Online(
+            lambda recorder, _: len(recorder.snapshots) >= logarithmic(recorder.program.steps),
+            small_steps,
+        )
 
     def pull_back(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
         """Cotangents of the inputs, from those of the outputs. May be called again; then it sweeps from the start.
@@ -183,6 +189,8 @@ class CheckpointedRun:
                 account.events.append((what, start, stop, len(snapshots)))
 
         while end > 0:
+            while len(snapshots) > 1 and end - snapshots[-2].step <= stride:
+                snapshots.pop()  # all that comes after the one before can be taped at once
             start = snapshots[-1]
             gap = end - start.step
             if gap <= stride:

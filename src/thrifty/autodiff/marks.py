@@ -38,10 +38,11 @@ class Mark:
         self.step, self.cells, self.random = step, cells, random
         self.level = self.extra_bytes = 0
 
-    def follow(self, before: Mark) -> None:
+    def follow(self, before: Mark) -> int:
         """Count the bytes that this one holds beyond the one before it."""
         known = before.cells
-        self.extra_bytes = sum(cell.nbytes for key, cell in self.cells.items() if known.get(key) is not cell)
+        self.extra_bytes = sum([cell.nbytes for key, cell in self.cells.items() if known.get(key) is not cell])
+        return self.extra_bytes
 
 
 class Keeping(Registers):
@@ -98,10 +99,6 @@ class Keeping(Registers):
             self._live[cell.key] = cell
             self._viewed.pop(cell.key, None)
         cell.since = self._taken
-
-    def held_bytes(self) -> int:
-        """Bytes of all that the run made and that is alive, the marks' among them; what both hold counts twice."""
-        return self.live_bytes + sum(mark.extra_bytes for mark in self.snapshots)
 
 
 def snapshots_of(marks: Sequence[Mark]) -> list[Snapshot]:

@@ -74,8 +74,8 @@ class Operation:
         checked: somebody's own operator: a replay makes sure that it does have a derivative.
         one_tensor: its result is a tensor. flat: its result is a row of tensors, or a list of them.
         moves: changes where in its storage its argument lies.
-        simple: it yields one tensor and has none of the peculiarities above.
-        number: unlike that of any other, with room for two bits of each argument.
+        simple: it has none of the peculiarities above, but that it may yield a view.
+        number: unlike that of any other; octal digits that are not 0 may follow it.
     """
 
     __slots__ = (
@@ -127,10 +127,9 @@ class Operation:
         self.flat = kinds == ["List[Tensor]"] or (len(kinds) > 1 and all(kind == "Tensor" for kind in kinds))
         self.call = function._op if type(function) is torch._ops.OpOverload else function
         peculiar = self.changes or self.random or self.is_detach or self.unset or self.fresh or self.silent
-        self.simple = self.one_tensor and not peculiar and self.refusal is None and self.underived is None
-        self.simple = self.simple and len(schema.arguments) <= 16
+        self.simple = not peculiar and self.refusal is None and self.underived is None
         self.moves = torch.Tag.inplace_view in function.tags
-        self.number = (len(known_operations) + 1) << 40
+        self.number = (len(known_operations) + 1) << 48
 
 
 known_operations: dict[int, Operation] = {}  # by the id of the OpOverload

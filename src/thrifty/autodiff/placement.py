@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, log2
 
+from thrifty.autodiff.marks import Mark
 from thrifty.autodiff.revolve import first_sweep
 from thrifty.autodiff.stepping import Stepping
 
@@ -36,35 +37,38 @@ class Online:
     dispensable lie in a row before it.
 
     Args:
-        full: (recorder) -> are there as many as allowed?
-        merge: take small steps as one. weigh: keep the marks' `extra_bytes`.
+        full: (recorder, bytes that marks hold) -> are there as many as allowed?
+        stride: (bytes of the largest step) -> how many steps are taken as one.
+        weigh: count the bytes that marks hold; else they are 0 here.
 
     Attributes:
         most: marks that were held at once.
     """
 
-    def __init__(self, full: Callable[[Stepping], bool], merge: bool = False, weigh: bool = False) -> None:
-        self.full, self.merge, self.weigh = full, merge, weigh
+    def __init__(
+        self, full: Callable[[Stepping, int], bool], stride: Callable[[int], int] | None = None, weigh: bool = False
+    ) -> None:
+        self.full, self.stride, self.weigh = full, stride, weigh
         self.most = 1
         self._spare = self._end = 0  # dispensable ones, and the index after the last of them
+        self._marked_bytes = 0
 
     def __call__(self, recorder: Stepping) -> None:
         """At the end of a step: keep the state or not, drop others."""
         snapshots = recorder.snapshots
-        if self.merge and recorder.program.steps % small_steps(recorder.largest_step_bytes):
+        if self.stride is not None and recorder.program.steps % self.stride(recorder.largest_step_bytes):
             return
         new = recorder.snapshot()
-        while self.full(recorder) and len(snapshots) > 1:
+        while self.full(recorder, self._marked_bytes) and len(snapshots) > 1:
             if self._spare:
                 self._spare -= 1
                 self._end -= 1
-                del snapshots[self._end]
-                if self.weigh and self._end < len(snapshots):
-                    snapshots[self._end].follow(snapshots[self._end - 1])
+                self._drop(snapshots, self._end)
             else:
-                new.level = max(new.level, snapshots.pop().level + 1)
+                new.level = max(new.level, snapshots[-1].level + 1)
+                self._drop(snapshots, len(snapshots) - 1)
         if self.weigh:
-            new.follow(snapshots[-1])
+            self._marked_bytes += new.follow(snapshots[-1])
         if new.level:
             self._end = first = len(snapshots)
             while first > 1 and snapshots[first - 1].level < new.level:
@@ -74,6 +78,15 @@ class Online:
         if len(snapshots) > self.most:
             self.most = len(snapshots)
 
+    def _drop(self, snapshots: list[Mark], at: int) -> None:
+        dropped = snapshots.pop(at)
+        if self.weigh:
+            self._marked_bytes -= dropped.extra_bytes
+            if at < len(snapshots):
+                after = snapshots[at]
+                self._marked_bytes -= after.extra_bytes
+                self._marked_bytes += after.follow(snapshots[at - 1])
+
 
 class Known:
     """Snapshots where revolve puts them for `steps` steps, and one that follows the run; `Online` beyond."""
@@ -81,7 +94,7 @@ class Known:
     def __init__(self, steps: int, snapshots: int, stride: int) -> None:
         self._places = {stride * place for place in first_sweep(-(-steps // stride), snapshots)}
         self._last, self._allowed = steps - 1, snapshots
-        self._beyond = Online(lambda recorder: len(recorder.snapshots) >= snapshots)
+        self._beyond = Online(lambda recorder, _: len(recorder.snapshots) >= snapshots)
         self.most = 1
 
     def __call__(self, recorder: Stepping) -> None:

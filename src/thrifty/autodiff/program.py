@@ -42,7 +42,8 @@ class Program:
         steps: how many there are.
         templates: the distinct instructions.
         random_states: (generator, state) pairs that instructions refer to.
-        stream, numbers: what is written down and not yet sealed; the recorder writes here.
+        stream, numbers: what is written down and not yet sealed; the recorder writes here. A template's index begins an
+            operation; -1 - r says that the value of register r is dead.
         block_ops: operations in it.
     """
 
@@ -79,10 +80,6 @@ class Program:
         if numbers:
             self.numbers += numbers
         self.block_ops += 1
-
-    def free(self, register: int) -> None:
-        """The value of this register is dead."""
-        self.stream.append(-1 - register)
 
     def set_random(self, generator: Any, state: Any) -> None:
         """Set the generator to this state before the next operation."""

@@ -6,9 +6,9 @@ weak reference tells; so the record holds nothing alive. What marks hold is coun
 are all that is left. Tensors that the run finds (parameters, data, closures) are external: held by reference, and
 copied only if the run writes to them.
 
-An operation that takes tensors and numbers and yields one new tensor goes the short way, through the one long function
-here: its template is found by a number, made of the operator's and of the kinds of its arguments. All others go the
-general way (`calls`), which is two to three times as long.
+An operation without peculiarities goes the short way, through the one long function here: its arguments make a key,
+and where that is known and the result is one new tensor, all else is a few table look-ups. Views, writes, random
+numbers and keywords go the general way (`calls`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thrifty.autodiff.calls import Calls
-from thrifty.autodiff.cells import Cell
+from thrifty.autodiff.calls import Calls, Read
+from thrifty.autodiff.cells import Cell, place_of
 from thrifty.autodiff.context import current
 from thrifty.autodiff.levels import mark_escaped
-from thrifty.autodiff.operations import Operation, known_operations, operation
-from thrifty.autodiff.templates import LARGE_INT, Template
+from thrifty.autodiff.operations import Operation, flat_outputs, known_operations, operation
+from thrifty.autodiff.templates import Template
 
 
 class Recorder(Calls, TorchDispatchMode):
@@ -37,7 +37,7 @@ class Recorder(Calls, TorchDispatchMode):
     def __init__(self, on_cut: Callable[[Any], None]) -> None:
         Calls.__init__(self, on_cut)
         TorchDispatchMode.__init__(self)
-        self._short: dict[int, Template] = {}
+        self._short: dict[tuple[Any, ...], Template] = {}
         self._tell = self._dead.append
 
     @classmethod
@@ -52,65 +52,67 @@ class Recorder(Calls, TorchDispatchMode):
             return self._other(op, args, kwargs or {})
         if self._step_ops:
             self._watch_step()
-        cells = self._cells
+        known = self._cells
         inputs: list[int] = []
+        cells: list[Cell] = []
         numbers: list[float] = []
+        fixed: list[Any] = []
         active = False
         code = op.number
         for value in args:
             kind = type(value)
             if kind is Tensor or kind is Parameter:
                 try:
-                    cell = cells.get(id(value.untyped_storage()))
-                except (RuntimeError, NotImplementedError):  # no plain storage, as the general way says
-                    return self._general(op, args, {})
+                    cell = known.get(id(value.untyped_storage()))
+                except (RuntimeError, NotImplementedError):  # no plain storage, as `find` says
+                    cell = None
                 if cell is not None and cell.seen() is value:
                     inputs.append(cell.base)
                 else:
                     cell, register = self.find(value)
                     inputs.append(register)
-                if cell.active:
-                    active = True
-                code = code * 4 + 1
+                cells.append(cell)
+                code = code * 8 + 1
             elif kind is float:
                 numbers.append(value)
-                code = code * 4 + 2
-            elif kind is int and -LARGE_INT < value < LARGE_INT:
-                numbers.append(value)
-                code = code * 4 + 3
+                code = code * 8 + 2
             else:
-                return self._general(op, args, {})
+                code = code * 8 + self._argument(value, inputs, cells, numbers, fixed)
         stops = current.stops
         if stops is None:
             stops = not torch.is_grad_enabled()
-        if stops:
-            active = False
-            code = code * 4 + 2
-        else:
-            code = code * 4 + active
+        if not stops:
+            for cell in cells:
+                if cell.active:
+                    active = True
+                    break
         result = op.call(*args)
         if self._dead:
             self._bury()
-        template = self._short.get(code)
-        if template is None:
-            return self._first(op, code, args, result, active, stops)
+        short = code, active, stops, *fixed
         try:
-            storage = result.untyped_storage()
-        except (RuntimeError, NotImplementedError):
-            return self._first(op, code, args, result, active, stops)
+            template = self._short.get(short)
+        except TypeError:  # something that cannot be kept, as `_write` says
+            template = None
+        if template is None:
+            return self._first(op, short, args, Read(code, inputs, cells, numbers, fixed), result)
+        storage = result.untyped_storage()
         key = id(storage)
-        if key in cells:
-            return self._first(op, code, args, result, active, stops)
+        if key in known:
+            return self._first(op, short, args, Read(code, inputs, cells, numbers, fixed), result)
         # A new storage: a cell of its own, as in Registers._new_cell.
         if self._free:
             register = heapq.heappop(self._free)
         else:
             register = self._registers
             self._registers = register + 1
-        cells[key] = self._live[key] = cell = Cell(storage, self._tell)
+        known[key] = self._live[key] = cell = Cell(storage, self._tell)
         cell.key, cell.base, cell.seen = key, register, weakref.ref(result)
         dtype = result.dtype
-        cell.place = result.size(), result.stride(), result.storage_offset(), dtype, result.is_conj(), result.is_neg()
+        if dtype.is_complex:
+            cell.place = place_of(result)
+        else:  # a new real tensor has no lazy sign
+            cell.place = result.size(), result.stride(), result.storage_offset(), dtype, False, False
         cell.active = active and (dtype.is_floating_point or dtype.is_complex)
         cell.nbytes = nbytes = storage.nbytes()
         cell.external, cell.since = False, self._taken
@@ -131,11 +133,13 @@ class Recorder(Calls, TorchDispatchMode):
         program.block_ops += 1
         return result
 
-    def _first(self, op: Operation, code: int, args: Any, result: Any, active: bool, stops: bool) -> Any:
+    def _first(self, op: Operation, short: tuple[Any, ...], args: Any, read: Read, result: Any) -> Any:
         """Write down a call that the short way has no template for, or whose result is not a new storage."""
-        template = self._write(op, self._read(args, {}), (), (result,), active, stops)
-        if template is not None and template.aliases == (-1,):
-            self._short[code] = template
+        _, active, stops, *_ = short
+        outputs = (result,) if isinstance(result, Tensor) else flat_outputs(result)
+        template = self._write(op, args, {}, read, (), outputs, active, stops)
+        if template is not None and op.one_tensor and template.aliases == (-1,):
+            self._short[short] = template
         return result
 
     def forget_objects(self, results: list[Tensor]) -> None:

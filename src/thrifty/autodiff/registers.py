@@ -159,10 +159,12 @@ class Registers:
 
     def _move(self, cell: Cell, tensor: Tensor, register: int) -> None:
         """The tensor object of this register has changed its place, by `t_` or its like."""
-        places = {place: (one, step) for place, one, step in cell.registers() if one != register}
-        steps = [step for _, one, step in cell.registers() if one == register]
+        known = cell.places if cell.places is not None else {cell.place: (cell.base, -1)}
+        places = {place: entry for place, entry in known.items() if entry[0] != register}
+        steps = [step for one, step in known.values() if one == register]
         place = place_of(tensor)
-        places[place] = register, steps[0]
+        # Where another register has that place it keeps it; this one is then known by its object alone.
+        places[place if place not in places else (*place, register)] = register, steps[0]
         cell.places = places
         if register == cell.base:
             cell.place = place
@@ -203,13 +205,22 @@ class Registers:
     def _drop(self, cell: Cell) -> None:
         key = cell.key
         del self._cells[key]
-        self._limbo.discard(key)
-        self._unset.discard(key)
+        if self._limbo:
+            self._limbo.discard(key)
+        if self._unset:
+            self._unset.discard(key)
         if self._live.pop(key, None) is not None:
             self.live_bytes -= cell.nbytes
         cell.sights = None
-        for _, register, _ in cell.registers():
-            self.program.free(register)
+        stream = self.program.stream
+        if cell.places is None:
+            register = cell.base
+            stream.append(-1 - register)
+            if register < FIRST_EXTERNAL:
+                heapq.heappush(self._free, register)
+            return
+        for register, _ in cell.places.values():
+            stream.append(-1 - register)
             if register < FIRST_EXTERNAL:
                 heapq.heappush(self._free, register)
 

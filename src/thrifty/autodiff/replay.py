@@ -146,7 +146,7 @@ class Replayer:
 def _derivative(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], given: Sequence[Tensor], create_graph: bool
 ) -> list[Tensor | None]:
-    """`torch.autograd.grad` without its checks: their symbolic shapes cost an import of 40 MB, and time at each call."""
+    """`torch.autograd.grad` without its checks, whose symbolic shapes cost an import of 40 MB and time at each call."""
     engine: Any = torch.autograd.Variable._execution_engine
     return list(
         engine.run_backward(
