@@ -69,8 +69,8 @@ def test_high_order_derivatives():
     assert torch.isclose(thrifty.derivative(torch.tanh, 6)(x), number(exact), rtol=1e-10)
 
 
-def test_charged_particle_newton():
-    """A particle falls past two charges; its landing point by one charge's height, minimised by Newton."""
+def falling(dt):
+    """A particle falls past two charges: the square of its landing point, by one charge's height."""
 
     def landing(w):
         charges = [torch.stack([number(10.0), number(10.0) - w]), torch.tensor([10.0, 0.0], dtype=D)]
@@ -80,7 +80,6 @@ def test_charged_particle_newton():
         def potential(p):
             return sum(1 / (p - charge).square().sum().sqrt() for charge in charges)
 
-        dt = 0.1
         while True:
             acceleration = -thrifty.grad(potential)(position)
             new = position + dt * velocity
@@ -92,11 +91,42 @@ def test_charged_particle_newton():
         final = position + last * velocity
         return final[0] ** 2
 
-    w = number(0.0)
-    for _ in range(4):
-        slope = thrifty.derivative(landing)
-        w = w - slope(w) / thrifty.derivative(slope)(w)
-    assert abs(float(w) + 0.266521) < 1e-4  # as published for this program, with the same steps
+    return landing
+
+
+def landing_point(w, dt):
+    """The same in plain numbers, with the force of a charge written out."""
+    x, y, u, v = 0.0, 8.0, 0.75, 0.0
+    while True:
+        pairs = [(x - 10.0, y - (10.0 - w)), (x - 10.0, y)]
+        forces = [(a / math.hypot(a, b) ** 3, b / math.hypot(a, b) ** 3) for a, b in pairs]
+        if y + dt * v <= 0:
+            return x - y / v * u
+        x, y = x + dt * u, y + dt * v
+        u, v = u + dt * (forces[0][0] + forces[1][0]), v + dt * (forces[0][1] + forces[1][1])
+
+
+def test_charged_particle_newton():
+    """The landing point is brought to 0 by Newton's method on the second and third derivative of the fall."""
+    low, high = -0.3, -0.2
+    assert landing_point(low, 0.5) * landing_point(high, 0.5) < 0
+    for _ in range(50):
+        middle = (low + high) / 2
+        same = landing_point(low, 0.5) * landing_point(middle, 0.5) > 0
+        low, high = (middle, high) if same else (low, middle)
+    slope = thrifty.derivative(falling(0.5))
+    w = number(low + 0.03)
+    for _ in range(2):
+        step, curvature = thrifty.jvp(slope, (w,), (number(1.0),))
+        w = w - step / curvature
+    assert abs(float(w) - low) < 1e-5
+
+
+def test_charged_particle_stands_still_where_it_was_published():
+    """With the published step of time the slope turns its sign at the published place."""
+    slope = thrifty.derivative(falling(0.1))
+    below, above = (float(slope(number(-0.266521 + offset))) for offset in (-1e-4, 1e-4))
+    assert below * above < 0
 
 
 def test_fields_by_closed_forms():
