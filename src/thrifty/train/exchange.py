@@ -55,7 +55,8 @@ class Exchange:
         sample: Sample | None,
         plan_file: Path | None,
     ) -> None:
-        self._network, self._buckets = network, None
+        self._network = network
+        self._buckets: dict[str, Any] | None = None
         self.plan: MergePlan | None = None
         try:
             if config.plan == DDP or sample is None:
