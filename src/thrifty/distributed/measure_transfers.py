@@ -72,7 +72,8 @@ def _busy(call: Callable[[], Any] | None) -> Iterator[None]:
     if call is None:
         yield
         return
-    enough, failures = threading.Event(), []
+    enough = threading.Event()
+    failures: list[Exception] = []
 
     def work() -> None:
         try:
