@@ -207,7 +207,7 @@ def _kill_in_update(which: int, seconds: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, seconds)
         update(*arguments)
 
-    index.table_update = observed
+    index.table_update = observed  # type: ignore[assignment]  # it passes on whatever it is given
 
 
 class _limited:
