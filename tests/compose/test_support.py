@@ -2,7 +2,7 @@
 
 import pytest
 import torch.distributed as dist
-from spawned import run_ranks
+from ranks import run_ranks
 from support_cells import WAYS
 from support_checks import CHECKS, on_rank, verdict
 

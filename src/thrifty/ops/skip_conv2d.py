@@ -160,7 +160,9 @@ def _padded(x: Tensor, shape: Geometry) -> Tensor:
     if shape.symmetric:
         return x
     bottom, right = shape.far_padding
-    return F.pad(x, (shape.padding[1], right, shape.padding[0], bottom))
+    x = F.pad(x, (shape.padding[1], max(right, 0), shape.padding[0], max(bottom, 0)))
+    # Only then is what no stride reaches cut off: torch refuses to cut more than there was before.
+    return x[..., : x.shape[-2] + min(bottom, 0), : x.shape[-1] + min(right, 0)]
 
 
 def dense_macs(shape: Geometry, images: int, channels: int, outputs: int) -> int:
