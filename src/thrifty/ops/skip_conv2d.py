@@ -135,7 +135,9 @@ def dense_conv2d_input(y: Tensor, w: Tensor, shape: Geometry) -> Tensor:
     if shape.symmetric:
         return x
     bottom, right = shape.far_padding
-    return F.pad(x, (-shape.padding[1], -right, -shape.padding[0], -bottom))
+    x = F.pad(x, (0, max(-right, 0), 0, max(-bottom, 0)))
+    (top, left), (height, width) = shape.padding, shape.input
+    return x[..., top : top + height, left : left + width]
 
 
 def dense_conv2d_weight(y: Tensor, x: Tensor, shape: Geometry) -> Tensor:
