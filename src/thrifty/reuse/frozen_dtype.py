@@ -13,14 +13,10 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     copied = copy.deepcopy(model)
     if dtype == torch.float32:
         return copied
-    return answer_in_float32(copied.to(dtype), dtype)
-
-
-def answer_in_float32(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Let a model of `dtype` take and give float32; the model itself."""
-    model.register_forward_pre_hook(partial(_cast, dtype=dtype))
-    model.register_forward_hook(_widen)
-    return model
+    copied.to(dtype)
+    copied.register_forward_pre_hook(partial(_cast, dtype=dtype))
+    copied.register_forward_hook(_widen)
+    return copied
 
 
 def _cast(model: nn.Module, inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
