@@ -26,7 +26,7 @@ from mutant_trial import TIMED_OUT, outcome, survey
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "mutants"
 PLANNING = "chains cost optimum overlap plan profile rules schedule two_in_flight"
-PLANNING_TESTS = "merge_plan simulate transfer_cost"
+PLANNING_TESTS = "merge_plan plan_proof simulate transfer_cost"
 ROOMS = {
     "planning": (
         [ROOT / f"src/thrifty/distributed/{name}.py" for name in PLANNING.split()],
