@@ -26,13 +26,16 @@ from mutant_trial import TIMED_OUT, outcome, survey
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "mutants"
 PLANNING = "chains cost optimum overlap plan profile rules schedule two_in_flight"
-PLANNING_TESTS = "merge_plan plan_proof simulate transfer_cost"
+PLANNING_TESTS = "merge_plan plan_edges plan_proof simulate transfer_cost"
 ROOMS = {
     "planning": (
         [ROOT / f"src/thrifty/distributed/{name}.py" for name in PLANNING.split()],
         [ROOT / f"tests/distributed/test_{name}.py" for name in PLANNING_TESTS.split()],
     ),
-    "ops": (sorted((ROOT / "src/thrifty/ops").glob("*.py")), [ROOT / "tests/ops"]),
+    "ops": (
+        sorted((ROOT / "src/thrifty/ops").glob("*.py")),
+        [ROOT / "tests/ops", ROOT / "tests/lsh/test_lazy_optimizers.py"],
+    ),
 }
 NEED_ARGUMENTS = ("core/VariableReplacer", "core/VariableInserter")
 BUDGET_S, SLACK_S, SLOWER = 20.0, 15.0, 3.0
