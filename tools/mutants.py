@@ -126,8 +126,9 @@ def sampled(sources: list[Path], count: int, draw: random.Random) -> list[Mutant
 def tried(mutant: Mutant, covered: dict[str, dict[str, object]], log: Path) -> str:
     """Whether the tests kill it: `killed`, `timeout`, or `survived`."""
     lines = covered["lines"].get(str(ROOT / mutant.path), {})
-    names = lines.get(str(mutant.line)) or sorted({name for found in lines.values() for name in found})
     seconds: dict[str, float] = covered["seconds"]
+    # What runs as the module is imported, such as a constant, belongs to no test and may matter to all.
+    names = lines.get(str(mutant.line)) or sorted(seconds)
     chosen, total = [], 0.0
     for name in sorted(names, key=lambda name: seconds[name]):
         total += seconds[name]
