@@ -1,7 +1,7 @@
 # The entry points of people and CI. Needs Python 3.11 or later and, for the native kernels, a C++17 compiler; all else
 # is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check style types imports kernels bench docs clean
+.PHONY: help setup build demo test coverage mutants check style types imports kernels bench docs clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -20,6 +20,8 @@ help:
 	@echo "make build   compile the native kernels again when they changed"
 	@echo "make demo    train a small network twice, dense and with adaptive deep reuse, and compare"
 	@echo "make test    the tests"
+	@echo "make coverage  the tests again, and the lines they leave out; fails below 90 %"
+	@echo "make mutants   small errors made on purpose: which of a sample do the tests notice? SAMPLE=200 ROOM=planning"
 	@echo "make check   style, types, imports, kernels: each a target as well; kernels run under the sanitizers"
 	@echo "make docs    the documentation, into build/site; fails on a broken link"
 	@echo "make bench   the benchmarks, quick; one: make bench NAME=reuse-layers"
@@ -50,6 +52,25 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
+
+# TESTS="tests/report --cov=thrifty.report" for a room by itself; `LEAST=0` then, as other rooms test it too.
+LEAST ?= 90
+TESTS ?= --cov
+coverage: setup
+	@mkdir -p build/coverage
+	$(bin)/coverage erase
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS) $(TESTS) --cov-report=html --cov-report=term \
+		--cov-fail-under=$(LEAST)
+
+.venv/.mutants: pyproject.toml | .venv/.tools
+	$(pip) install --quiet --no-build-isolation --editable ".[mutants]"
+	@touch $@
+
+# What was tried is kept in build/mutants: broken off, it goes on where it was.
+ROOM ?= planning ops
+SAMPLE ?= 200
+mutants: setup .venv/.mutants
+	$(foreach room,$(ROOM),OMP_NUM_THREADS=1 $(bin)/python tools/mutants.py $(room) --sample $(SAMPLE) &&) true
 
 check: style types imports kernels
 

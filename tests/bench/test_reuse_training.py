@@ -86,6 +86,16 @@ def test_the_summary_of_two_seeds_by_hand() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_auto_is_measured_against_the_quickest_arm_and_against_dense() -> None:
+    auto = {**made_row("auto", 0, 0.5, 0.9, epoch_s=6.0), "choice": "reuse@bf16", "plan_s": 1.5}
+    rows = [made_row("dense", 0, 0.5, 0.8), made_row("dense@bf16", 0, 0.5, 0.8, epoch_s=5.0), auto]
+    found = fill_in(rows)
+    assert (found["auto"], found["auto_plan_s"], found["best_arm"]) == ("reuse@bf16", 1.5, "dense@bf16")
+    assert found["auto_vs_best_arm"] == pytest.approx(1.2) and found["auto_vs_dense"] == pytest.approx(0.6)
+    assert found["ours"] is None, "what was chosen by itself is not what was chosen by hand"
+    assert fill_in(rows[:2])["auto_vs_dense"] is None and fill_in(rows[1:])["auto_vs_dense"] is None
+
+
 def test_what_was_not_reached_is_null() -> None:
     never = fill_in([made_row("dense", 0, 0.9), made_row("reuse", 0, 0.5)])
     assert never["saved_vs_fp32"] is None and never["ours"] is None and never["accuracy_delta"] == pytest.approx(-0.4)
@@ -177,6 +187,17 @@ def test_all_arms_end_to_end_and_nothing_is_trained_twice(bench, tmp_path: Path)
     assert "already" not in shown and [row["curve"][-1][1] for row in anew.rows] == [
         row["curve"][-1][1] for row in result.rows
     ]
+
+
+def test_auto_tries_within_its_time_and_is_told_of(bench, tmp_path: Path) -> None:
+    result, shown = bench("networks=tiny/slice", "arms=dense,auto", "seeds=1", "epochs=1")
+    dense, auto = result.rows
+    assert dense["plan_s"] == 0.0 and dense["choice"] is None
+    assert 0 < auto["plan_s"] < auto["train_s"] and auto["choice"] in ("dense", "dense@bf16", "reuse", "reuse@bf16")
+    assert auto["curve"][-1][0] == auto["train_s"]
+    found = result.summary["tiny/slice"]
+    assert found["auto_vs_dense"] == pytest.approx(auto["train_s"] / dense["train_s"])
+    assert f"tiny/slice: auto chose {auto['choice']} in" in shown and "times the seconds of the best other arm" in shown
 
 
 def test_rows_of_other_networks_are_kept(bench) -> None:

@@ -57,6 +57,7 @@ def test_long_plans_are_equally_good_whoever_proves_them(native_module, monkeypa
     for seed, expected in enumerate(WHOLE):
         of = long_problem(seed)
         assert end(paired(*of), *of) == pytest.approx(expected, rel=1e-9)
+        assert end(_searched(*of), *of) <= 1.1 * expected
 
 
 def long_problem(seed: int):

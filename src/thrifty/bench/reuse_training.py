@@ -1,7 +1,8 @@
 """Whole trainings of the papers' networks: seconds to the accuracy that the best dense arm ends with.
 
 Every arm has the same network, images, seed, optimizer and family of schedules, and its own number of epochs, over
-which its schedule is laid. Dense arms: float32 in channels_last, bfloat16 autocast, and the quicker of these compiled
+which its schedule is laid. The arm `auto` is `thrifty train --auto`; what it spends on trying counts as its time. Dense
+arms: float32 in channels_last, bfloat16 autocast, and the quicker of these compiled
 where that helps. Arms train an epoch at a time in turn, and go on after a kill: call it again. `gflops` counts the
 stock network's multiply-adds twice. `epoch_spread` is the slowest epoch's seconds over the quickest's: for a dense arm
 it is how much the machine drifted.
@@ -106,9 +107,20 @@ def run(
     summary = {}
     for name in dict.fromkeys(f"{row['network']}/{row['data']}" for row in rows):
         summary[name] = fill_in([row for row in rows if f"{row['network']}/{row['data']}" == name])
+        if summary[name]["auto_vs_dense"] is not None:
+            console.print(_kept(name, summary[name]), markup=False, soft_wrap=True)
     columns = ("network", "data", "arm", "seed", "train_s", "seconds_to_target", "final_accuracy", "step_s",
                "peak_bytes")  # fmt: skip
     return BenchResult({"margin": MARGIN, "networks": settings}, rows, summary, columns)
+
+
+def _kept(name: str, found: Mapping[str, Any]) -> str:
+    """How the arm `auto` did beside those that were chosen by hand, in words."""
+    return (
+        f"{name}: auto chose {found['auto']} in {found['auto_plan_s']:.1f} s and ended after "
+        f"{found['auto_vs_best_arm']:.3f} times the seconds of the best other arm ({found['best_arm']}; wanted: 1.10) "
+        f"and {found['auto_vs_dense']:.3f} times those of dense (wanted: 1.03)"
+    )
 
 
 def _sort(dotted: Mapping[str, Any], arms: Sequence[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
@@ -211,13 +223,16 @@ def _row(name: str, training: Training) -> dict[str, Any]:
     ends = [0.0, *(seconds for seconds, _ in curve)]
     lasted = [end - start for start, end in itertools.pairwise(ends)]
     finished = state["status"] == "finished"
+    plan_s = record.get("plan_s") or 0.0
     return {
         "network": network,
         "data": data,
         "arm": training.arm,
         "seed": training.config.seed,
         "epochs": training.config.epochs,
-        "train_s": train_s,
+        "train_s": plan_s + train_s,
+        "plan_s": plan_s,
+        "choice": (record.get("plan") or {}).get("best"),
         "seconds_to_target": None,
         "final_accuracy": state["test_accuracy"] if finished else None,
         "step_s": train_s / max(state.get("steps", 0), 1),
@@ -229,7 +244,7 @@ def _row(name: str, training: Training) -> dict[str, Any]:
         "peak_bytes": state.get("peak_bytes"),
         "peak_source": state.get("peak_source"),
         "epoch_spread": max(lasted) / min(lasted) if lasted else None,
-        "curve": curve,
+        "curve": [[plan_s + seconds, accuracy] for seconds, accuracy in curve],
         "events": state.get("events", []),
         "layers": state.get("layers", []),
         "message": state.get("message"),

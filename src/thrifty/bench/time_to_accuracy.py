@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MARGIN = 0.003
-_DENSE = "dense"
+_DENSE, _AUTO = "dense", "auto"
 _BASELINE = "dense"
 
 Curve = Sequence[Sequence[float]]  # (seconds, accuracy) at the ends of epochs
@@ -49,7 +49,9 @@ def fill_in(rows: list[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `target_accuracy`; `saved_vs_fp32` and `saved_vs_best`, the parts of the seconds to the target of the arm
         `dense` and of the quickest dense arm that ours, the quickest arm with a method, did without; `accuracy_delta`
-        of ours against the most accurate dense arm; `arms` with the means of each. None for what was not reached.
+        of ours against the most accurate dense arm; `arms` with the means of each; `auto_vs_best_arm` and
+        `auto_vs_dense`, the seconds after which the arm `auto` ended over those of the quickest other arm and of
+        `dense`, trying included. None for what was not reached.
     """
     finished = [row for row in rows if row["final_accuracy"] is not None]
     by_arm: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +59,7 @@ def fill_in(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_arm.setdefault(row["arm"], []).append(row)
     arms = {name: _mean_arm(of_arm) for name, of_arm in by_arm.items()}
     dense = {name: arm for name, arm in arms.items() if _is_dense(name)}
-    ours = {name: arm for name, arm in arms.items() if not _is_dense(name)}
+    ours = {name: arm for name, arm in arms.items() if not _is_dense(name) and name != _AUTO}
     target = max((arm["final_accuracy"] for arm in dense.values()), default=None)
     target = None if target is None else target - MARGIN
     for row in rows:
@@ -80,7 +82,22 @@ def fill_in(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "saved_vs_best": _saved(dense.get(best or ""), chosen),
         "accuracy_delta": None if chosen is None or most is None else chosen["final_accuracy"] - most,
         "peak_ratio": chosen["peak_ratio"] if chosen else None,
+        **_auto(arms, [row for row in finished if row["arm"] == _AUTO]),
         "arms": {name: {key: value for key, value in arm.items() if key != "curve"} for name, arm in arms.items()},
+    }
+
+
+def _auto(arms: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How long the whole training of the arm `auto` took beside the others."""
+    ends = {name: arm["train_s"] for name, arm in arms.items() if name != _AUTO}
+    best = min(ends, key=lambda name: ends[name], default=None)
+    auto_s = arms[_AUTO]["train_s"] if rows else None
+    return {
+        "auto": ", ".join(sorted({str(row["choice"]) for row in rows})) or None,
+        "auto_plan_s": statistics.fmean(row["plan_s"] for row in rows) if rows else None,
+        "best_arm": best,
+        "auto_vs_best_arm": None if auto_s is None or best is None else auto_s / ends[best],
+        "auto_vs_dense": None if auto_s is None or _BASELINE not in ends else auto_s / ends[_BASELINE],
     }
 
 

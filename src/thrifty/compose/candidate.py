@@ -18,6 +18,7 @@ from thrifty.core.surgery import LayerReport
 
 DENSE = "dense: "  # begins the verdict on a layer that a method leaves as it is
 SETTLING_STEPS = 8  # in which methods measure for themselves: not timed
+PLAIN_SETTLING_STEPS = 2  # without methods
 LEAST_STEPS, MOST_STEPS = 5, 50
 
 
@@ -97,7 +98,7 @@ class Candidate:
     def settle(self) -> bool:
         """Run the steps that are not timed; False where one fails."""
         try:
-            for _ in range(SETTLING_STEPS):
+            for _ in range(SETTLING_STEPS if self.combination.methods else PLAIN_SETTLING_STEPS):
                 self.trial_or_raise().step()
         except ThriftyError as error:
             self._give_up(error)

@@ -1,6 +1,7 @@
 """The arm `auto`: before its first step `thrifty.plan` tries the methods on the run's own network and images.
 
-What it chose is part of the run's record, so a resumed run goes on with it and does not try again. Of several workers
+Trying costs time that the training is to win back, so it gets a share of what the training is expected to take. What it
+chose is part of the run's record, so a resumed run goes on with it and does not try again. Of several workers
 the first one tries, on its share of the batch.
 """
 
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from thrifty.compose.catalog import config_type, method_names
 from thrifty.compose.planning import Plan as Tried
 from thrifty.compose.planning import plan as try_methods
+from thrifty.compose.trial import Combination, Trial, default_loss
 from thrifty.core.config import MethodConfig
 from thrifty.core.errors import CheckpointError, UsageError
 from thrifty.report.plan_table import verdict
@@ -23,6 +25,9 @@ from thrifty.train import optimizers
 from thrifty.train.arms import AUTO, Arm, method_configs
 from thrifty.train.session import build_model
 from thrifty.train.trial import Plan
+
+MOST_BUDGET_S, BUDGET_SHARE = 20.0, 0.01
+"""Of the timed steps: seconds, and part of the seconds that all of the dense training would take."""
 
 
 def choose(
@@ -65,11 +70,16 @@ def _try(plan: Plan, say: Callable[[str], None]) -> Tried:
             nesterov=config.nesterov, weight_decay=config.weight_decay,
         )  # fmt: skip
 
+    model, batch = build_model(config, plan.data), next(iter(plan.train_batches(0, 0)))
+    dense = Trial(model, batch, Combination(), default_loss, optimizer)
+    dense.step()  # what is made on first use
+    budget_s = min(MOST_BUDGET_S, BUDGET_SHARE * plan.steps * dense.step())
     return try_methods(
-        build_model(config, plan.data),
-        next(iter(plan.train_batches(0, 0))),
+        model,
+        batch,
         methods=method_configs(method_names(), (), config.seed),
         make_optimizer=optimizer,
+        budget_s=budget_s,
         progress=lambda name: say(f"auto: trying {name}"),
     )
 

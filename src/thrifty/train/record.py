@@ -14,9 +14,13 @@ FORMAT = 1
 
 
 def new_record(
-    arms: Sequence[Arm], settings: dict[str, Any], command: str, tried: Tried | None = None
+    arms: Sequence[Arm],
+    settings: dict[str, Any],
+    command: str,
+    tried: Tried | None = None,
+    tried_s: float = 0.0,
 ) -> dict[str, Any]:
-    """Return the record of a run that is about to begin; `tried` is what the arm `auto` was chosen by."""
+    """Return the record of a run that is about to begin; `tried` is what the arm `auto` was chosen by, in `tried_s`."""
     return {
         "format": FORMAT,
         "thrifty": thrifty_version(),
@@ -28,6 +32,7 @@ def new_record(
         "arms": [pending(arm) for arm in arms],
         "summary": {"baseline": None, "arms": {}},
         "plan": None if tried is None else tried.to_dict(),
+        "plan_s": None if tried is None else tried_s,
     }
 
 

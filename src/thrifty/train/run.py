@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -119,7 +120,9 @@ def _run(
     _check_alike(workers, settings)
     shown = console or Console() if workers.first else Console(quiet=True)
     display = Display(shown, brief=turn is not None)
+    begun = time.perf_counter()
     arms, tried = workers.only_first(lambda: choose(plan, arms, earlier, display.say))
+    tried_s = time.perf_counter() - begun
     arms = fit_arms(arms, steps=plan.steps)
     if earlier is not None:
         check_settings(out, earlier, settings)
@@ -132,7 +135,7 @@ def _run(
                 folder.clear(out)
 
         workers.only_first(take_folder)
-        content = earlier or record.new_record(arms, settings, command, tried)
+        content = earlier or record.new_record(arms, settings, command, tried, tried_s)
         runner = _Runner(plan, arms, content, out, display)
         if earlier is not None:
             runner.note_resumption()
