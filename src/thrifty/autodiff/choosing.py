@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
 
 from thrifty.autodiff.keeping import Search
+from thrifty.autodiff.operations import Operation
 from thrifty.autodiff.plan import Plan, plan_of
 from thrifty.autodiff.planning import block_plan, least_of_blocks
 from thrifty.autodiff.trace import Trace
@@ -13,17 +18,47 @@ from thrifty.autodiff.trace import Trace
 BLOCKS = (40, 24, 14)  # pieces that plans in blocks are made for; the search goes on from what these keep
 
 
+# operators whose derivatives are made of what comes in without anything in between, named otherwise than with _backward
+_AT_ONCE = frozenset(
+    f"aten::{name}" for name in "add addmm bmm cat mm mul relu sub _softmax _log_softmax _to_copy clone sum mean".split()
+)
+
+
+@lru_cache(maxsize=4096)
+def _reversed_at_once(operation: Operation) -> bool:
+    if operation.name in _AT_ONCE:
+        return True
+    return bool(torch._C._jit_get_schemas_for_operator(f"{operation.name}_backward"))
+
+
 def expected(trace: Trace) -> Trace:
     """The trace with a guess of what backward holds where it has not come to yet.
 
-    A guess for those is three times the largest content there: a gradient that comes in, one that goes out, and one
-    that is added to it.
+    Held while an operation is reversed: gradients of what it made and read, of what was made before it and is read
+    after it, and of parameters that nothing after it reads; and one more of the largest, where the derivative's formula
+    has several operations.
     """
+    last = trace.last_reads()
+    count = len(trace.operations)
+    change = [0] * (count + 2)
+    for content, home in enumerate(trace.home):
+        if last[content] > home + 1:
+            change[home + 1] += trace.nbytes[content]
+            change[last[content]] -= trace.nbytes[content]
+    for at, nbytes in trace.leaves.values():
+        change[0] += nbytes
+        change[at + 1] -= nbytes
+    crossing = list(accumulate(change))
+
+    def reversing(at: int) -> int:
+        here = [trace.nbytes[content] for content in {*trace.reads[at], *trace.makes[at]}]
+        return crossing[at] + sum(here) + (0 if _reversed_at_once(trace.operations[at]) else max(here, default=0))
+
     guess = {}
     for place, (at, content) in enumerate(trace.saved):
-        here = trace.makes[at] if at < len(trace.makes) else ()
-        most = max(trace.nbytes[one] for one in (content, *here))
-        guess[place] = trace.gradient_bytes.get(place, 3 * most)
+        # It was saved by the operation before, or by the one that followed.
+        most = max([2 * trace.nbytes[content], *(reversing(one) for one in (at - 1, at) if 0 <= one < count)])
+        guess[place] = trace.gradient_bytes.get(place, most)
     return replace(trace, gradient_bytes=guess)
 
 

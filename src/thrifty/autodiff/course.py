@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
@@ -63,7 +64,6 @@ class Course:
                     self.script = self.plan.groups
                     store.free = store.partly = True
                     store.counting = False
-                    store.peak_bytes = max(store.peak_bytes, planner.peak_bytes)
 
     def end(self) -> None:
         """The step is over: nothing that it saved is needed any more."""
@@ -71,6 +71,8 @@ class Course:
         if planner is not None and self.count:
             if self.plan is not None and (planner.proven or self.count == len(self.plan.operations)):
                 planner.followed(store.step_peak_bytes, store.forced > 0)
+                if self.script is not None:
+                    store.peak_bytes = max(store.peak_bytes, planner.peak_bytes)
             elif self.plan is not None:
                 planner.left()
             elif self.trace is not None:
@@ -91,6 +93,16 @@ class Course:
         if script is None or plan is None or at >= len(plan.operations):
             return False
         return plan.operations[at] is op and not script.noted[at]
+
+    def passed(self, result: Any) -> None:
+        """An operation that need not be noted has run: its result is to be as large as the plan foresees."""
+        plan, at = self.plan, self.count
+        self.count = at + 1
+        assert plan is not None
+        if isinstance(result, Tensor) and plan.makes[at]:
+            foreseen = plan.nbytes[plan.makes[at][0]]  # 0 for what the step found
+            if foreseen and result.untyped_storage().nbytes() != foreseen:
+                self._leave()
 
     def next_index(self) -> int:
         """The index of the next content; those of what was not noted are passed over."""
@@ -123,6 +135,10 @@ class Course:
             for content in made:
                 trace.nbytes.append(content.nbytes)
                 trace.home.append(at)
+            for read in node.reads:
+                leaf = read.content.kept if read.content.node is None else None
+                if leaf is not None and leaf.requires_grad and leaf.is_leaf and leaf.grad is None:
+                    trace.leaves[read.content.tie.key] = at, leaf.nbytes
 
     def _leave(self) -> None:
         """The step does something else than the plan foresaw: the online rule takes over."""
@@ -132,6 +148,7 @@ class Course:
         store = self.store
         store.ahead = store.pending = None
         store.free = False
+        store.counting = True
 
     def keeps(self, content: Content) -> bool:
         """Is the content, which somebody saves, to be held?"""
@@ -233,11 +250,15 @@ class Course:
             if content.index not in ahead and content.index < known and store.may_go(content):
                 store.drop(content)
 
-    def _least_bytes(self) -> int | None:
-        """The least limit that would do for this step, as far as it is known."""
-        if self.trace is None or not self.backward:
-            return None
-        return least_bytes(expected(self.trace), 8 * max(self.store.peak_bytes, 1))
+    def _least_bytes(self, needed: int) -> tuple[int, bool]:
+        """The least limit that would do for a step that needs so many bytes here, and whether all of it is known."""
+        trace, planner = self.trace, self.planner
+        whole = self.backward
+        if planner is not None and planner.trace is not None:
+            trace, whole = planner.trace, True
+        if trace is None or not trace.saved:
+            return needed, whole
+        return max(needed, least_bytes(expected(trace), 8 * max(self.store.peak_bytes, 1)) or 0), whole
 
     def counted_backward(self) -> None:
         """An operation of backward has run: note what backward holds."""

@@ -37,7 +37,8 @@ class Store:
         handles: how many saved tensors of the autograd graph are alive.
         cells: id of a storage -> what is known of it.
         kept: the contents that are held.
-        least_bytes: asked for the least limit that would do, when one is too small.
+        least_bytes: asked for the least limit that would do, when one is too small that needs so many bytes at once, and
+            whether the whole step is known.
         ahead: indices of the contents to keep while some are made again, by a plan in blocks; None without one.
         pending: index of a content -> how many groups are still to be made from it, by a plan in groups; else None.
         free: a proven plan is followed, so that the limit need not be looked at. counting: bytes are counted.
@@ -55,7 +56,7 @@ class Store:
         self.pending: dict[int, int] | None = None
         self.free = self.partly = False
         self.counting = True
-        self.least_bytes: Callable[[], int | None] | None = None
+        self.least_bytes: Callable[[int], tuple[int, bool]] | None = None
         self._busy: set[int] = set()
         self._fresh: set[int] = (
             set()
@@ -152,13 +153,17 @@ class Store:
 
     # -- the limit -----------------------------------------------------------------------------------------------
 
+    def near(self) -> bool:
+        """True if the limit is watched and so near that one result may pass it."""
+        return self.limit_bytes is not None and not self.free and 2 * self.live_bytes > self.limit_bytes
+
     def make_room(self, nbytes: int) -> None:
         """Let contents go until so many more bytes fit. Raises MemoryLimitError where they do not."""
         limit = self.limit_bytes
         if limit is None or self.free or self.live_bytes + nbytes <= limit:
             return
         target = limit * (1 - HEADROOM) - nbytes
-        heap = [(self._score(c), at, c) for at, c in enumerate(self.kept.values()) if self.may_go(c)]
+        heap = [(self._score(c), at, c) for at, c in enumerate(self.kept.values()) if self.may_go(c) and _held_here(c)]
         heapq.heapify(heap)
         while self.live_bytes > target and heap:
             score, at, content = heapq.heappop(heap)
@@ -171,10 +176,11 @@ class Store:
             self.forced += 1
         needed = self.live_bytes + nbytes
         if needed > limit * (1 + TOLERANCE) and not self.partly:
-            least = max(needed, (self.least_bytes() if self.least_bytes is not None else None) or 0)
+            least, whole = self.least_bytes(needed) if self.least_bytes is not None else (needed, False)
+            advice = "" if whole else "at least; what the rest of the step needs is not known yet"
             raise MemoryLimitError(
-                f"memory={limit} bytes is too small for this step: with all that can be let go, {needed} bytes are in "
-                f"use ({user_line()}); give it about {least} bytes",
+                f"memory={limit} bytes is too small for this step: with all that can be let go, it needs {needed} bytes "
+                f"here ({user_line()}); give it {'about ' if whole else ''}{least} bytes{' ' if advice else ''}{advice}",
                 needed_bytes=least,
             )
 
@@ -207,3 +213,10 @@ class Store:
                         todo.append(one)
         distance = 1 if self._asked is None else abs(self._asked - content.index) + 1
         return seconds / (max(content.nbytes, 1) * distance)
+
+
+def _held_here(content: Content) -> bool:
+    """True if letting go of a kept content frees its bytes now: nobody else holds a tensor in its storage."""
+    assert content.kept is not None
+    # One count is that of the kept tensor, one that of the storage's Python object, which a tie follows.
+    return bool(torch._C._storage_Use_Count(content.kept.untyped_storage()._cdata) <= 2)

@@ -23,6 +23,7 @@ class Trace:
         entering_bytes, gradient_bytes: place in `saved` -> bytes that backward itself had alive when it asked for that,
             and most until it asked for another.
         outside_bytes: of contents that the program held when backward began, though autograd did not need them.
+        leaves: of each parameter that has no gradient yet, the last operation that reads it, and its bytes.
         evicted: contents were let go.
     """
 
@@ -38,6 +39,7 @@ class Trace:
     entering_bytes: dict[int, int] = field(default_factory=dict)
     gradient_bytes: dict[int, int] = field(default_factory=dict)
     outside_bytes: int = 0
+    leaves: dict[int, tuple[int, int]] = field(default_factory=dict)
     evicted: bool = False
 
     def same(self, other: Trace) -> bool:

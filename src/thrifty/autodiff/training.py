@@ -28,6 +28,7 @@ from thrifty.autodiff.places import at_place
 from thrifty.autodiff.planner import planner_for
 from thrifty.autodiff.rematerialise import Rematerialiser
 from thrifty.autodiff.reversal import BackwardAside
+from thrifty.autodiff.sizes import result_bytes
 from thrifty.core.errors import UsageError
 
 _LOG_CONTENTS = 16
@@ -89,6 +90,8 @@ class Checkpointing(Noting, TorchDispatchMode):
         if op.silent or op.views:
             return func(*args, **kwargs) if kwargs else func(*args)
         store, course = self._store, self._course
+        if store.near():
+            store.make_room(result_bytes(op, args, kwargs))
         if torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
             # First-order backward: nothing will be made again from its results.
             result = func(*args, **kwargs) if kwargs else func(*args)
@@ -105,8 +108,8 @@ class Checkpointing(Noting, TorchDispatchMode):
                 and not (op.changes and self._followed(op, args, kwargs))
             ):
                 result = func(*args, **kwargs) if kwargs else func(*args)
-                course.count += 1
                 self.operations += 1
+                course.passed(result)
                 return result
             node = self._note_before(op, args, kwargs) if op.changes or op.random else None
             start = perf_counter()
