@@ -1,7 +1,7 @@
-"""Bytes that a call is going to make, so that room can be made for them before it runs: its shapes, worked out by torch.
+"""Bytes that a call is going to make, worked out by torch from its shapes, so that room can be made before it runs.
 
-The operator runs once on tensors without memory (device `meta`) for each combination of shapes. Where it cannot, since its
-shapes depend on values or nobody told torch about them, the largest tensor that it is given is the guess.
+The operator runs once on tensors without memory (device `meta`) for each combination of shapes. Where it cannot, for
+its shapes depend on values or nobody told torch about them, the largest tensor that it is given is the guess.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Stepping(Keeping):
         if low:
             self._floor = live
             low = live <= self._floor_before
-        if low or (self._step_ops >= LONG_STEP and 3 * live <= self.made_bytes):
+        if low or (self._step_ops >= LONG_STEP and self._few(live)):
             self._step_ops = 0
             self.program.cut()
             if self.made_bytes > self.largest_step_bytes:
@@ -52,6 +52,15 @@ class Stepping(Keeping):
         self._window += 1
         if self._window >= WINDOW:
             self._floor_before, self._floor, self._window = self._floor, live, 0
+
+    def _few(self, live: int) -> bool:
+        """Are so few bytes alive that a long step may end?
+
+        Few beside what it made, and, unless it is very long, beside the fewest of late.
+        """
+        if 3 * live > self.made_bytes:
+            return False
+        return self._step_ops >= 3 * LONG_STEP or live <= 4 * min(self._floor, self._floor_before)
 
     def close(self) -> None:
         """End the record."""

@@ -37,8 +37,8 @@ class Store:
         handles: how many saved tensors of the autograd graph are alive.
         cells: id of a storage -> what is known of it.
         kept: the contents that are held.
-        least_bytes: asked for the least limit that would do, when one is too small that needs so many bytes at once, and
-            whether the whole step is known.
+        least_bytes: (bytes that are needed at once) -> (the least limit that would do, is the whole step known?);
+            asked when a limit is too small.
         ahead: indices of the contents to keep while some are made again, by a plan in blocks; None without one.
         pending: index of a content -> how many groups are still to be made from it, by a plan in groups; else None.
         free: a proven plan is followed, so that the limit need not be looked at. counting: bytes are counted.
@@ -177,10 +177,10 @@ class Store:
         needed = self.live_bytes + nbytes
         if needed > limit * (1 + TOLERANCE) and not self.partly:
             least, whole = self.least_bytes(needed) if self.least_bytes is not None else (needed, False)
-            advice = "" if whole else "at least; what the rest of the step needs is not known yet"
+            advice = f"about {least} bytes" if whole else f"at least {least} bytes; what follows is not known yet"
             raise MemoryLimitError(
-                f"memory={limit} bytes is too small for this step: with all that can be let go, it needs {needed} bytes "
-                f"here ({user_line()}); give it {'about ' if whole else ''}{least} bytes{' ' if advice else ''}{advice}",
+                f"memory={limit} bytes is too small for this step: with all that can be let go, {needed} bytes are "
+                f"needed here ({user_line()}); give it {advice}",
                 needed_bytes=least,
             )
 
