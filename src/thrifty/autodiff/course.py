@@ -16,6 +16,8 @@ from thrifty.autodiff.rematerialise import Rematerialiser
 from thrifty.autodiff.trace import Trace
 from thrifty.autodiff.values import Content, Node
 
+_MARGIN = 20  # a limit that is named is larger by this part than what is expected
+
 
 class Course:
     """One step after the other.
@@ -258,7 +260,8 @@ class Course:
             trace, whole = planner.trace, True
         if trace is None or not trace.saved:
             return needed, whole
-        return max(needed, least_bytes(expected(trace), 8 * max(self.store.peak_bytes, 1)) or 0), whole
+        least = least_bytes(expected(trace), 8 * max(self.store.peak_bytes, 1)) or 0
+        return max(needed, least + least // _MARGIN), whole
 
     def counted_backward(self) -> None:
         """An operation of backward has run: note what backward holds."""
