@@ -1,6 +1,5 @@
 """Tables as files: the same answers, shared by processes, and everything refused that does not belong."""
 
-import json
 import os
 import subprocess
 import sys
@@ -173,18 +172,21 @@ def test_without_safetensors_its_files_are_refused_with_a_way_out(tmp_path, monk
 
 
 READER = """
-import json, sys, warnings
+import pathlib, sys, time, warnings
 import torch
 warnings.simplefilter("ignore")
 from thrifty.lsh import Hashing, LazyAdam, LSHSoftmaxLoss, load_tables
-folder, who = sys.argv[1:]
+folder, who = pathlib.Path(sys.argv[1]), sys.argv[2]
+def meet(other):  # until the other process is there as well; it may take its time
+    (folder / ("is " + who)).touch()
+    while not (folder / other).exists():
+        time.sleep(0.01)
 head = LSHSoftmaxLoss(12, 900, active=60, tail=60, when="hashed", hashing=Hashing(refresh_every=1))
-head.load_state_dict(torch.load(folder + "/weights.pt"))
-load_tables(head, folder + "/tables.pt")
-print("ready", flush=True)
-sys.stdin.readline()
+head.load_state_dict(torch.load(folder / "weights.pt"))
+load_tables(head, folder / "tables.pt")
 x = torch.linspace(-1, 1, 120).view(10, 12)
 if who == "trains":
+    meet("is asks")
     optimizer = LazyAdam(head.parameters(), lr=0.5)
     optimizer.watch(head)
     for _ in range(6):
@@ -192,39 +194,44 @@ if who == "trains":
         head(x, torch.arange(10)).backward()
         optimizer.step()
     head.rebuild()
-    print("done", flush=True)
+    (folder / "has trained").touch()
 else:
-    print(json.dumps(head.eval().topk(x, 5)[1].tolist()), flush=True)
+    meet("has trained")
+    torch.save(head.eval().topk(x, 5)[1], folder / "answers.pt")
 """
 
 
 def test_processes_share_one_file_and_do_not_meet_in_it(tmp_path):
-    """One trains on what both have loaded; the other's answers are those of the file."""
+    """One trains on what both have loaded; then the other's answers are still those of the file."""
     head = made(hashing=Hashing(refresh_every=1))
     torch.save(head.state_dict(), tmp_path / "weights.pt")
     save_tables(head, tmp_path / "tables.pt")
     before = (tmp_path / "tables.pt").read_bytes()
     (tmp_path / "reader.py").write_text(READER)
-    runs = {
-        who: subprocess.Popen(
-            [sys.executable, tmp_path / "reader.py", tmp_path, who],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for who in ("trains", "asks")
-    }  # fmt: skip
-    answers = {}
-    for run in runs.values():
-        assert run.stdout.readline() == "ready\n"
-    for who, run in runs.items():  # first the one that changes its tables
-        run.stdin.write("go\n")
-        run.stdin.flush()
-        answers[who] = run.stdout.readline()
-    for run in runs.values():
-        run.communicate()
-        assert run.returncode == 0
-    wanted = head.eval().topk(torch.linspace(-1, 1, 120).view(10, 12), 5)[1].tolist()
-    assert answers["trains"] == "done\n" and json.loads(answers["asks"]) == wanted
+    start = [sys.executable, str(tmp_path / "reader.py"), str(tmp_path)]
+    runs = [subprocess.Popen([*start, who], env={**os.environ, "OMP_NUM_THREADS": "1"}) for who in ("trains", "asks")]
+    try:
+        assert [run.wait(timeout=600) for run in runs] == [0, 0]
+    finally:
+        for run in runs:
+            run.kill()
+    wanted = head.eval().topk(torch.linspace(-1, 1, 120).view(10, 12), 5)[1]
+    assert torch.equal(torch.load(tmp_path / "answers.pt"), wanted)
     assert (tmp_path / "tables.pt").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in use cannot be replaced there")
+def test_a_file_that_is_replaced_stays_what_it_was_for_those_who_use_it(tmp_path, name):
+    head, other = made(), made(seed=1)
+    save_tables(head, tmp_path / name)
+    user = made()
+    load_tables(user, tmp_path / name)
+    save_tables(other, tmp_path / name)
+    x = torch.randn(20, FEATURES)
+    for mine, theirs in zip(user.eval().topk(x, 5), head.eval().topk(x, 5), strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(CheckpointError, match="tables of other weights"):
+        load_tables(made(), tmp_path / name)
 
 
 def test_the_fingerprint_tells_weights_apart_and_nothing_else():

@@ -55,7 +55,7 @@ class Choices:
 
     sets: tuple[str, ...] = ("beauty-54k", "games-24k", "sports-18k")
     arms: tuple[str, ...] = ALL
-    rates: tuple[str, ...] = ("0.002", "0.005", "0.01")
+    rates: tuple[str, ...] = ("0.005", "0.01")
     epochs: float = 8.0
     patience: float = 1.0
     looks: float = 4.0
@@ -64,10 +64,10 @@ class Choices:
     history: int = 20
     features: int = 64
     batch: int = 256
-    active: int = 128
+    active: int = 512
     tail: int = 4096
     samples: int = 4096
-    power: float = 0.5
+    power: float = 0.0
     turns: int = 48
     out: str = "runs/bench/lsh-next-item"
     limit_s: float | None = None

@@ -42,10 +42,10 @@ class Recipe:
     features: int = 64
     batch: int = 256
     lr: float = 2e-3
-    active: int = 128
+    active: int = 512
     tail: int = 4096
     samples: int = 4096
-    power: float = 0.5
+    power: float = 0.0
     seed: int = 0
 
 
