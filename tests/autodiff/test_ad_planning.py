@@ -15,7 +15,7 @@ from thrifty.autodiff import MemoryLimitError, explain
 from thrifty.autodiff.blocks import cut
 from thrifty.autodiff.meter import LiveMeter
 from thrifty.autodiff.operations import operation
-from thrifty.autodiff.planning import SLOTS, least_bytes, make_plan
+from thrifty.autodiff.planning import SLOTS, block_plan, least_of_blocks
 from thrifty.autodiff.trace import Trace
 from thrifty.core.errors import UsageError
 
@@ -34,7 +34,7 @@ def chain(sizes, seconds, gradients):
         trace.home.append(at)
         if at:
             trace.saved.append((at, at - 1))
-        trace.gradient_bytes[at] = gradients
+            trace.gradient_bytes[at - 1] = gradients
     return trace
 
 
@@ -76,15 +76,15 @@ def test_the_table_is_the_recursion(sizes, gradients, room, data):
     assert room < SLOTS  # so that a slot is a byte and nothing is rounded
     blocks = cut(trace)
     expected = exact(blocks, room)
-    plan = make_plan(trace, room)
+    plan = block_plan(trace, room)
     assert (plan is None) == (expected == float("inf"))
     if plan is not None:
         assert np.isclose(plan.again_s, expected)
         assert plan.peak_bytes <= room
         for block, held in enumerate(plan.at):
             assert set(np.flatnonzero(blocks.wanted[block])) <= held, "what a block needs is there when it is reversed"
-    least = least_bytes(trace, 250)
-    assert least is not None and make_plan(trace, least) is not None
+    least = least_of_blocks(trace, 250)
+    assert least is not None and block_plan(trace, least) is not None
 
 
 def network():

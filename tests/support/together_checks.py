@@ -28,6 +28,7 @@ FACTORS: dict[str, tuple[MethodConfig, ...]] = {
     "bf16 and merged": (thrifty.Precision("bf16"), MERGED),
     "checkpointing": (thrifty.MemoryLimit("5MiB"),),
 }
+HALF_LIMIT = thrifty.MemoryLimit("4000KiB")  # all that a step in bfloat16 saves would fit into the other
 SUBSETS = [
     chosen for count in range(len(FACTORS) + 1) for chosen in itertools.combinations(FACTORS, count)
 ]  # fmt: skip
@@ -35,8 +36,11 @@ SUBSETS = [
 
 def configs(subset: Sequence[str]) -> list[MethodConfig]:
     found = [config for name in subset for config in FACTORS[name]]
-    few = thrifty.MemoryLimit(3)  # the smaller batches of ranks would fit into any limit that their gradients need
-    return [few if apart() and isinstance(config, thrifty.MemoryLimit) else config for config in found]
+    if apart():
+        limit = thrifty.MemoryLimit(3)  # the smaller batches of ranks would fit into any that their gradients need
+    else:
+        limit = HALF_LIMIT if "bf16 and merged" in subset else FACTORS["checkpointing"][0]
+    return [limit if isinstance(config, thrifty.MemoryLimit) else config for config in found]
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -32,8 +32,8 @@ def free(config):
 
 
 def tight(asked: TrainConfig) -> str:
-    """A limit below what the dense arm keeps when it may."""
-    return f"{int(0.6 * arms(asked)['dense']['memory']['step_peak_bytes'])}B"
+    """A limit below what the dense arm keeps when it may; its backward pass alone needs 0.65 of that."""
+    return f"{int(0.75 * arms(asked)['dense']['memory']['step_peak_bytes'])}B"
 
 
 def test_a_limit_changes_no_number(config, free):

@@ -6,18 +6,19 @@ differences are products with the vector of sizes.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thrifty.autodiff.mincut import UNBOUNDED, Network
 from thrifty.autodiff.trace import Trace
 
 MOST_BLOCKS = 40
-CALL_S = 1e-5  # what making an operation again costs beside the operation
-LEVELS = (0.75, 0.5, 0.25)  # parts of a block's saved bytes that an option may keep
+CALL_S = 2e-5  # what making an operation again costs beside the operation
+SCALE = 1e12  # picoseconds: capacities are whole numbers
+PRICES = 16
 
 Contents = NDArray[np.bool_]
 
@@ -67,31 +68,19 @@ class Blocks:
 def cut(trace: Trace, most: int = MOST_BLOCKS) -> Blocks:
     """Cut a step into blocks."""
     operations, contents = len(trace.operations), len(trace.nbytes)
-    home = np.array(trace.home, dtype=np.int64)
     sizes = np.array(trace.nbytes, dtype=np.int64)
-    last = home.copy()  # the last operation that reads each, or before which autograd saves it
-    for at, reads in enumerate(trace.reads):
-        for content in reads:
-            last[content] = max(last[content], at)
-    for at, content in trace.saved:
-        last[content] = max(last[content], min(at, operations - 1))
-    change = np.zeros(operations + 2, dtype=np.int64)
-    np.add.at(change, home + 1, sizes)
-    np.add.at(change, last + 1, -sizes)
-    alive = np.cumsum(change)[: operations + 1]  # bytes that are needed at the start of each operation
     costs = np.array(trace.seconds) + CALL_S
-    starts = _starts(alive, costs, most)
+    last = np.array(trace.last_reads(), dtype=np.int64)
+    starts, state = _cuts(trace, last, most)
     count = len(starts) - 1
-    at_cut = np.array(starts)[:, None]
-    state = (home[None, :] < at_cut) & (last[None, :] >= at_cut)
     block_of = np.searchsorted(np.array(starts), np.arange(operations + 1), side="right") - 1
     wanted = np.zeros((count, contents), dtype=np.bool_)
     for at, content in trace.saved:
         wanted[min(int(block_of[at]), count - 1), content] = True
     forward_s = np.array([costs[a:b].sum() for a, b in pairwise(starts)])
     gradients = np.zeros(count, dtype=np.int64)
-    for at, nbytes in trace.gradient_bytes.items():
-        block = min(int(block_of[at]), count - 1)
+    for place, nbytes in trace.gradient_bytes.items():
+        block = min(int(block_of[trace.saved[place][0]]), count - 1)
         gradients[block] = max(gradients[block], nbytes)
     blocks = Blocks(starts, sizes, state, wanted, [], forward_s, [], gradients.tolist())
     for block in range(count):
@@ -99,6 +88,26 @@ def cut(trace: Trace, most: int = MOST_BLOCKS) -> Blocks:
         blocks.forward_bytes.append(_forward_bytes(trace, begin, end, last))
         blocks.options.append(_options(trace, blocks, block, costs))
     return blocks
+
+
+def crossing(trace: Trace, pieces: int) -> set[int]:
+    """The contents that are needed after one of the cuts and made before it, with cuts into so many pieces."""
+    _, state = _cuts(trace, np.array(trace.last_reads(), dtype=np.int64), pieces)
+    return set(map(int, np.flatnonzero(state[1:-1].any(axis=0))))
+
+
+def _cuts(trace: Trace, last: NDArray[np.int64], most: int) -> tuple[list[int], Contents]:
+    """Where to cut into at most so many pieces, and what crosses each cut."""
+    operations = len(trace.operations)
+    home = np.array(trace.home, dtype=np.int64)
+    sizes = np.array(trace.nbytes, dtype=np.int64)
+    change = np.zeros(operations + 2, dtype=np.int64)
+    np.add.at(change, home + 1, sizes)
+    np.add.at(change, last + 1, -sizes)
+    alive = np.cumsum(change)[: operations + 1]  # bytes that are needed at the start of each operation
+    starts = _starts(alive, np.array(trace.seconds) + CALL_S, most)
+    at_cut = np.array(starts)[:, None]
+    return starts, (home[None, :] < at_cut) & (last[None, :] >= at_cut)
 
 
 def _starts(alive: NDArray[np.int64], costs: NDArray[np.float64], most: int) -> list[int]:
@@ -131,55 +140,40 @@ def _forward_bytes(trace: Trace, begin: int, end: int, last: NDArray[np.int64]) 
 
 
 def _options(trace: Trace, blocks: Blocks, block: int, costs: NDArray[np.float64]) -> list[Option]:
-    """Ways to keep less of a block: let go, one after the other, what is cheapest to make again per byte."""
-    begin = blocks.starts[block]
-    wanted = blocks.wanted[block]
+    """Ways to keep less of a block: least cuts, at rising prices of a byte, as in `keeping`."""
+    begin, end = blocks.starts[block], blocks.starts[block + 1]
+    wanted, after = blocks.wanted[block], blocks.state[block + 1]
+    at_hand = wanted | blocks.state[block]
+    own = [content for at in range(begin, end) for content in trace.makes[at] if not after[content]]
+    node = {content: 2 + place for place, content in enumerate(own)}
+    first = 2 + len(own)
+    network = Network(first + end - begin)
+    priced = []
+    for content in own:
+        if wanted[content]:
+            network.arc(0, node[content], UNBOUNDED)
+        able = content not in trace.overwritten or trace.home[content] in trace.fixed
+        arc = network.arc(node[content], first + trace.home[content] - begin, 0 if able else UNBOUNDED)
+        if able:
+            priced.append((arc, trace.nbytes[content]))
+    for at in range(begin, end):
+        lost = at in trace.fixed or any(trace.home[c] < begin and not at_hand[c] for c in trace.reads[at])
+        network.arc(first + at - begin, 1, UNBOUNDED if lost else int(costs[at] * SCALE))
+        for content in set(trace.reads[at]):
+            if content in node:
+                network.arc(first + at - begin, node[content], UNBOUNDED)
+    others = wanted.copy()
+    others[own] = False
     options = [Option(wanted.copy(), 0.0)]
-    at_hand = {int(c) for c in np.flatnonzero(wanted | blocks.state[block])}
-    own = [c for c in map(int, np.flatnonzero(wanted & ~blocks.state[block])) if trace.home[c] >= begin]
-    full = sum(trace.nbytes[c] for c in own)
-    kept, levels = full, list(LEVELS)
-    again: set[int] = set()  # operations that must run again
-
-    def score(content: int) -> tuple[float, set[int]]:
-        needs = _needs(trace, content, at_hand - {content}, begin)
-        if needs is None:
-            return float("inf"), set()
-        return sum(costs[at] for at in needs - again) / max(trace.nbytes[content], 1), needs
-
-    heap = [(score(content)[0], content) for content in own]
-    heapq.heapify(heap)
-    while heap and levels:
-        before, content = heapq.heappop(heap)
-        now, needs = score(content)
-        if now == float("inf"):
-            continue
-        if heap and now > 1.01 * before and now > heap[0][0]:
-            heapq.heappush(heap, (now, content))
-            continue
-        at_hand.discard(content)
-        again |= needs
-        kept -= trace.nbytes[content]
-        if kept <= levels[0] * full:
-            levels = [level for level in levels if kept > level * full]
-            keep = np.zeros_like(wanted)
-            keep[list(at_hand)] = True
-            options.append(Option(keep & wanted, float(sum(costs[at] for at in again))))
+    price = 1e-2 * float(costs[begin:end].sum()) / max(1, sum(trace.nbytes[content] for content in own))
+    for _ in range(PRICES):
+        for arc, nbytes in priced:
+            network.set_capacity(arc, int(nbytes * price * SCALE))
+        side = network.source_side()
+        keep = others.copy()
+        keep[[c for c in own if side[node[c]] and not side[first + trace.home[c] - begin]]] = True
+        seconds = float(sum(costs[at] for at in range(begin, end) if side[first + at - begin]))
+        if seconds > options[-1].seconds:
+            options.append(Option(keep, seconds))
+        price *= 2
     return options
-
-
-def _needs(trace: Trace, content: int, at_hand: set[int], begin: int) -> set[int] | None:
-    """The operations that make a content from those at hand; None if the block alone cannot."""
-    needs: set[int] = set()
-    todo = [content]
-    while todo:
-        one = todo.pop()
-        if one in at_hand:
-            continue
-        at = trace.home[one]
-        if at < begin:
-            return None
-        if at not in needs:
-            needs.add(at)
-            todo.extend(trace.reads[at])
-    return needs

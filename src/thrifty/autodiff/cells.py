@@ -1,8 +1,14 @@
-"""Storages as the record knows them, and the places in them that tensors cover."""
+"""Cells: what the recorder knows of a storage, and where in it tensors lie.
+
+A storage is known by its Python object, which lives as long as anything refers to the storage. A cell refers to it
+weakly and so learns of its death, until a snapshot holds it; then the deaths of the tensor objects tell when to look.
+"""
 
 from __future__ import annotations
 
+import sys
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,36 +18,80 @@ from torch.utils._python_dispatch import _disable_current_modes
 Place = tuple[Any, ...]
 
 
-class Death(weakref.ref[Any]):
-    """A weak reference that says whose death it tells."""
-
-    __slots__ = ("key",)
-    key: int
-
-
-class Cell:
-    """A storage in the record.
+class Sight(weakref.ref[Any]):
+    """A weak reference to a tensor object.
 
     Attributes:
-        base: register of the tensor that the storage was first seen by.
-        places: place -> register.
-        tensors: register -> weak reference to the tensor object.
-        active: depends on the differentiated inputs.
-        external: found by the run, not made by it.
-        held: a snapshot may hold the present content.
-        kept: register -> weak reference to the alias that snapshots hold.
-        watch: tells when a tensor object dies whose storage snapshots hold too.
+        key: of the cell that it was seen on. of: id of the object. register: what it is known by.
     """
 
-    __slots__ = ("active", "base", "death", "external", "held", "kept", "nbytes", "places", "tensors", "watch")
+    __slots__ = ("key", "of", "register")
+    key: int
+    of: int
+    register: int
 
-    def __init__(self, death: Death, base: int, tensor: Tensor, nbytes: int, active: bool, external: bool) -> None:
-        self.death, self.base, self.nbytes, self.active, self.external = death, base, nbytes, active, external
-        self.places = {place_of(tensor): base}
-        self.tensors = {base: weakref.ref(tensor)}
-        self.held = external
-        self.kept: dict[int, weakref.ref[Tensor]] = {}
-        self.watch: Death | None = None
+
+class Cell(weakref.ref[Any]):
+    """A storage in the record, and a weak reference to it.
+
+    Attributes:
+        key: id of the storage's Python object.
+        base: register of the tensor that the storage was first seen by; place where that lies.
+        seen: weak reference to that tensor.
+        nbytes: of the storage.
+        active: depends on the differentiated inputs.
+        external: found by the run, not made by it.
+        since: how many snapshots there were when the present content was made; -1 for what was found.
+        storage: held here once a snapshot holds the content.
+        copy: of the content, the tensor that holds it, where the cell is a snapshot's own.
+        sights: id of a tensor object -> Sight, for those seen later; and for the first once a snapshot holds it.
+        places: place -> (register, step at which it was met), or None while there is the base alone. A second register
+            at a place has its number after the place.
+    """
+
+    __slots__ = (
+        "active", "base", "copy", "external", "key", "nbytes", "place", "places", "seen", "sights", "since", "storage",
+    )  # fmt: skip
+    key: int
+    base: int
+    place: Place
+    seen: weakref.ref[Any]
+    nbytes: int
+    active: bool
+    external: bool
+    since: int
+    storage: Any
+    copy: Tensor | None
+    sights: dict[int, Sight] | None
+    places: dict[Place, tuple[int, int]] | None
+
+    def registers(self) -> Iterator[tuple[Place, int, int]]:
+        """(place, register, step at which it was met) of each."""
+        if self.places is None:
+            yield self.place, self.base, -1
+        else:
+            for place, (register, step) in self.places.items():
+                yield place[:6], register, step
+
+    def tensor(self, register: int) -> Tensor | None:
+        """A tensor object of this register that is alive, or None."""
+        found: Tensor | None = self.seen() if register == self.base else None
+        if found is None and self.sights:
+            for sight in self.sights.values():
+                if sight.register == register:
+                    found = found if found is not None else sight()
+        return found
+
+    def tensors(self) -> list[Tensor]:
+        """All tensor objects of it that are known and alive."""
+        found = [self.seen(), *(sight() for sight in (self.sights or {}).values())]
+        return [tensor for tensor in found if tensor is not None]
+
+    def only_held(self) -> bool:
+        """True if no tensor has the storage, and no Python object but this one refers to it."""
+        storage = self.storage
+        # The storage's Python object counts for one of its users; this cell, the name here and the call for three.
+        return bool(torch._C._storage_Use_Count(storage._cdata) <= 1) and sys.getrefcount(storage) <= 3
 
 
 def place_of(tensor: Tensor) -> Place:
@@ -49,15 +99,6 @@ def place_of(tensor: Tensor) -> Place:
     return (
         tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg(),
     )  # fmt: skip
-
-
-def only_snapshots(cell: Cell) -> bool:
-    """True if no tensor but the snapshots' aliases shares the storage; its Python object counts for one."""
-    storage = cell.death()
-    if storage is None:
-        return True
-    ours = sum(reference() is not None for reference in cell.kept.values())
-    return bool(torch._C._storage_Use_Count(storage._cdata) <= ours + 1)
 
 
 def tensor_on(storage: Any, place: Place) -> Tensor:

@@ -22,6 +22,7 @@ from thrifty.autodiff.context import derivatives_stop, library_code
 from thrifty.autodiff.custom import functions_taken_whole
 from thrifty.autodiff.errors import MemoryLimitError
 from thrifty.autodiff.levels import fresh_input, level_open, open_levels
+from thrifty.autodiff.marks import snapshots_of
 from thrifty.autodiff.placement import Known, Online, logarithmic, small_steps
 from thrifty.autodiff.recorder import Recorder
 from thrifty.autodiff.replay import Replayer
@@ -113,30 +114,40 @@ class CheckpointedRun:
         leaves = [leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, Tensor)]
         self._registers = {id(leaf): recorder.find(leaf)[1] for leaf in leaves}
         recorder.close()
+        snapshots = snapshots_of(recorder.snapshots)
+        recorder.snapshots.clear()
         recorder.forget_objects(leaves)
-        stride = small_steps(recorder.largest_step_bytes) if budget.logarithmic else 1
-        lengths.learn(key, recorder.program.steps, stride)
         self._replayer = Replayer(recorder)
-        self._snapshots: list[Snapshot] | None = recorder.snapshots
+        self._snapshots: list[Snapshot] | None = snapshots
+        self._initial = snapshots[0]
         account, program = self.account, recorder.program
         account.steps, account.operations = program.steps, program.operations
         account.record_bytes, account.snapshots = program.record_bytes, rule.most
         account.peak_live_bytes, account.largest_step_bytes = recorder.peak_live_bytes, recorder.largest_step_bytes
-        account.snapshot_bytes = max(sum(snapshot.storages().values()) for snapshot in recorder.snapshots)
+        stride = small_steps(recorder.largest_step_bytes) if budget.logarithmic else 1
+        account.snapshot_bytes = max(sum(snapshot.storages().values()) for snapshot in snapshots)
+        lengths.learn(key, program.steps, stride)
 
     def _rule(self, budget: Budget, known: tuple[int, int] | None) -> Online | Known:
         if budget.limit_bytes is not None:
             limit = budget.limit_bytes
             return Online(
-                lambda recorder: recorder.held_bytes() > limit - _taped_bytes(limit, recorder.largest_step_bytes)
+                lambda recorder, marked: (
+                    recorder.live_bytes + marked > limit - _taped_bytes(limit, recorder.largest_step_bytes)
+                ),
+                lambda step_bytes: _strides(limit, step_bytes),
+                weigh=True,
             )
         if known is not None and known[0] > 1:
             steps, stride = known
             return Known(steps, budget.snapshots or logarithmic(steps), stride)
         if budget.snapshots is not None:
             most = budget.snapshots
-            return Online(lambda recorder: len(recorder.snapshots) >= most)
-        return Online(lambda recorder: len(recorder.snapshots) >= logarithmic(recorder.program.steps), merge=True)
+            return Online(lambda recorder, _: len(recorder.snapshots) >= most)
+        return Online(
+            lambda recorder, _: len(recorder.snapshots) >= logarithmic(recorder.program.steps),
+            small_steps,
+        )
 
     def pull_back(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
         """Cotangents of the inputs, from those of the outputs. May be called again; then it sweeps from the start.
@@ -167,9 +178,8 @@ class CheckpointedRun:
     def _reverse(self, at: dict[int, Tensor]) -> dict[int, Tensor]:
         account, replayer = self.account, self._replayer
         stride = self._taped_steps()
-        snapshots = self._snapshots if self._snapshots is not None else [self._recorder.initial]
+        snapshots = self._snapshots if self._snapshots is not None else [self._initial]
         self._snapshots = None
-        self._recorder.snapshots = [self._recorder.initial]
         end = account.steps
 
         def note(what: str, start: int, stop: int) -> None:
@@ -179,6 +189,8 @@ class CheckpointedRun:
                 account.events.append((what, start, stop, len(snapshots)))
 
         while end > 0:
+            while len(snapshots) > 1 and end - snapshots[-2].step <= stride:
+                snapshots.pop()  # all that comes after the one before can be taped at once
             start = snapshots[-1]
             gap = end - start.step
             if gap <= stride:

@@ -16,7 +16,7 @@ class _State(threading.local):
     stops: bool | None = None  # None: the user's code runs, and torch's own grad mode counts
 
 
-_state = _State()
+current = _State()
 
 
 class library_code:
@@ -28,20 +28,20 @@ class library_code:
         self._stops = stops
 
     def __enter__(self) -> None:
-        self._before = _state.stops
-        _state.stops = self._stops
+        self._before = current.stops
+        current.stops = self._stops
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _state.stops = self._before
+        current.stops = self._before
 
 
 def in_library_code() -> bool:
     """True inside `library_code`."""
-    return _state.stops is not None
+    return current.stops is not None
 
 
 def derivatives_stop() -> bool:
     """True where an operation's result carries no derivative: under the user's `no_grad`, or a replay of it."""
-    return not torch.is_grad_enabled() if _state.stops is None else _state.stops
+    return not torch.is_grad_enabled() if current.stops is None else current.stops

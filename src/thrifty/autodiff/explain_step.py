@@ -11,7 +11,7 @@ from typing import Any
 
 from thrifty.autodiff.budget import Memory, parse_memory
 from thrifty.autodiff.meter import LiveMeter
-from thrifty.autodiff.planning import Plan
+from thrifty.autodiff.plan import Plan
 from thrifty.autodiff.training import Checkpointing, checkpointing
 from thrifty.core.errors import UsageError
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from thrifty.autodiff.cells import Place, place_of, tensor_on
 from thrifty.autodiff.course import Course
 from thrifty.autodiff.operations import Operation, user_line
-from thrifty.autodiff.rematerialise import Store, disjoint, written_reads
+from thrifty.autodiff.places import disjoint, whole, written_reads, written_tensors
 from thrifty.autodiff.snapshot import generator_of, version_of
+from thrifty.autodiff.store import Store
 from thrifty.autodiff.values import Content, Node, Read, Tie
 
 SMALL_BYTES = 1 << 20  # up to here, what an operation overwrites is copied so that it can run again
@@ -24,7 +25,7 @@ class Handle:
     """A saved tensor of the autograd graph: a place in a content.
 
     Attributes:
-        at: how many operations of the step had run when it was saved.
+        at: how many others were saved before it in its step; -1 for what the step found, or did not note.
     """
 
     __slots__ = ("__weakref__", "at", "content", "place", "store")
@@ -35,6 +36,8 @@ class Handle:
         content.wanted += 1
         if content.node is not None:
             content.handles.append(weakref.ref(self))
+        elif content.places is not None:
+            content.places.append(place)
 
     def move(self, content: Content) -> None:
         """Take the place from another content, which has the same there."""
@@ -116,6 +119,11 @@ class Noting:
         """The content before the write can be had only from a copy, or by making it again."""
         content = read.content
         content.seen = None
+        if content.places is not None and content.kept is not None:
+            with _disable_current_modes():
+                content.kept = whole(content.kept)
+            content.version = version_of(content.kept)
+            return
         if content.node is None:
             found = self._store.at_hand(content)
             if found is not None and content.nbytes <= SMALL_BYTES:
@@ -124,6 +132,7 @@ class Noting:
             else:
                 node.replayable = False
             return
+        self._course.overwritten(content)
         if content.wanted:
             # An operation in place on one part, a chunk say, leaves saved values in the other parts as they are.
             staying = [handle for reference in content.handles if (handle := reference()) is not None]
@@ -181,7 +190,7 @@ class Noting:
             made.append(fresh)
             node.makes.append((-1 - node.reads.index(read), weakref.ref(fresh)))
             for handle in moving:
-                self._course.moved(handle.at, read.content, fresh)
+                self._course.moved(handle.at, fresh)
                 handle.move(fresh)
             if fresh.wanted and self._course.plan is None:
                 self._store.keep(fresh, tensor_on(storage, fresh.place), fresh.place)
@@ -190,7 +199,7 @@ class Noting:
 
     def _new_content(self, node: Node, tie: Tie, place: Place) -> Content:
         contents = self._course.contents
-        content = Content(node, len(contents), tie.nbytes, tie, place)
+        content = Content(node, self._course.next_index(), tie.nbytes, tie, place)
         tie.content = content
         contents.append(weakref.ref(content))
         return content
@@ -203,7 +212,10 @@ class Noting:
         elif content.node is not None and content.node.operation.unset and not overwrites:
             content = self._filled(content, tensor)
         seen = content.seen
-        return Read(content, content.place if seen is not None and seen() is tensor else place_of(tensor))
+        place = content.place if seen is not None and seen() is tensor else place_of(tensor)
+        if content.places is not None:
+            content.places.append(place)
+        return Read(content, place)
 
     def _content(self, tensor: Tensor) -> Content:
         storage = tensor.untyped_storage()
@@ -211,15 +223,35 @@ class Noting:
         content = tie.content
         if isinstance(content, weakref.ref):
             content = content()
-            if content is not None and content.version != version_of(tensor):
+            if content is not None and content.places is None and content.version != version_of(tensor):
                 content = None
         if content is None:
             # Found by the step; held by those who read it only, so that data may go when the step is over.
             content = Content(None, -1, storage.nbytes(), tie, place_of(tensor))
-            content.kept, content.version = tensor, version_of(tensor)
             content.seen = weakref.ref(tensor)
+            if self._store.partly and not tensor.is_leaf:
+                # Made by the step, unnoted; the tensor itself would hold the graph that holds the content.
+                tensor = tensor.data
+                content.places = []
+            content.kept, content.version = tensor, version_of(tensor)
             tie.content = weakref.ref(content)
         return content
+
+    def _followed(self, op: Operation, args: Any, kwargs: Any) -> bool:
+        """True if the call writes over something that is held or noted."""
+        for tensor in written_tensors(op, args, kwargs):
+            tie = self._store.cells.get(id(tensor.untyped_storage()))
+            content = tie.content if tie is not None else None
+            if isinstance(content, weakref.ref):
+                content = content()
+            if content is None:
+                continue
+            if content.places is None:
+                return True
+            place = place_of(tensor)
+            if not all(disjoint(place, other, content.nbytes) for other in content.places):
+                return True
+        return False
 
     def _filled(self, content: Content, tensor: Tensor) -> Content:
         """Empty memory that is read was written to by code that is not seen: it counts as found."""

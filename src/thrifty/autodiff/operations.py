@@ -55,12 +55,14 @@ OVERWRITES = {
     "aten::exponential_", "aten::geometric_", "aten::log_normal_", "aten::cauchy_",
 }  # fmt: skip
 
+_COMPOSITE = "CompositeImplicitAutograd"
+
 
 class Operation:
     """An operator as the record sees it.
 
     Attributes:
-        function: the OpOverload.
+        function: the OpOverload. call: what to call for it: the same without a Python frame.
         name: as the dispatcher spells it, for messages.
         silent: yields no tensor and changes none, so there is nothing to replay.
         writes: positions of the arguments that it writes to; `writes_by_name` those given by keyword.
@@ -72,19 +74,29 @@ class Operation:
         fresh: its results do not depend on the values of its arguments.
         underived: why it cannot be recorded where a derivative is wanted, or None.
         checked: somebody's own operator: a replay makes sure that it does have a derivative.
+        one_tensor: its result is a tensor. flat: its result is a row of tensors, or a list of them.
+        moves: changes where in its storage its argument lies.
+        simple: it has none of the peculiarities above, but that it may yield a view.
+        number: unlike that of any other; octal digits that are not 0 may follow it.
     """
 
     __slots__ = (
+        "call",
         "changes",
         "checked",
+        "flat",
         "fresh",
         "function",
         "is_detach",
+        "moves",
         "name",
+        "number",
+        "one_tensor",
         "overwrites",
         "random",
         "refusal",
         "silent",
+        "simple",
         "underived",
         "unset",
         "views",
@@ -109,19 +121,35 @@ class Operation:
         self.fresh = self.name in FRESH
         self.underived = UNDERIVED.get(self.name)
         self.checked = "::" in self.name and not self.name.startswith("aten::")
-        self.views = not written and any(r.alias_info is not None for r in schema.returns)
+        aliases = not written and any(r.alias_info is not None for r in schema.returns)
+        # What torch takes apart itself, like aten::to, may copy all the same.
+        self.views = aliases and not torch._C._dispatch_has_kernel_for_dispatch_key(self.name_of(function), _COMPOSITE)
         yields = any("Tensor" in str(r.type) for r in schema.returns)
         self.silent = not yields and not written and self.refusal is None
+        kinds = [str(r.type) for r in schema.returns]
+        self.one_tensor = kinds == ["Tensor"]
+        self.flat = kinds == ["List[Tensor]"] or (len(kinds) > 1 and all(kind == "Tensor" for kind in kinds))
+        self.call = function._op if type(function) is torch._ops.OpOverload else function
+        peculiar = self.changes or self.random or self.is_detach or self.unset or self.fresh or self.silent
+        self.simple = not peculiar and self.refusal is None and self.underived is None
+        self.moves = torch.Tag.inplace_view in function.tags
+        self.number = (len(known_operations) + 1) << 48
+
+    @staticmethod
+    def name_of(function: Any) -> str:
+        """The dispatcher's name of an OpOverload, with that of the overload."""
+        schema = function._schema
+        return f"{schema.name}.{schema.overload_name}" if schema.overload_name else str(schema.name)
 
 
-_known: dict[int, Operation] = {}
+known_operations: dict[int, Operation] = {}  # by the id of the OpOverload
 
 
 def operation(function: Any) -> Operation:
     """The Operation of an OpOverload, made on first use."""
-    found = _known.get(id(function))
+    found = known_operations.get(id(function))
     if found is None:
-        found = _known[id(function)] = Operation(function)
+        found = known_operations[id(function)] = Operation(function)
     return found
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, log2
 
-from thrifty.autodiff.recorder import Recorder
+from thrifty.autodiff.marks import Mark
 from thrifty.autodiff.revolve import first_sweep
-from thrifty.autodiff.snapshot import Snapshot
+from thrifty.autodiff.stepping import Stepping
 
 
 def logarithmic(steps: int) -> int:
@@ -30,46 +30,62 @@ def small_steps(step_bytes: int) -> int:
 
 
 class Online:
-    """A snapshot at every step; when there are too many, one goes that a later one of a higher level makes dispensable,
+    """A mark at every step; when there are too many, one goes that a later one of a higher level makes dispensable,
     or else the newest takes its predecessor's place, one level up.
 
+    Levels never rise from one mark to the next but at the newest of a higher level, so that those which it makes
+    dispensable lie in a row before it.
+
+    Args:
+        full: (recorder, bytes that marks hold) -> are there as many as allowed?
+        stride: (bytes of the largest step) -> how many steps are taken as one.
+        weigh: count the bytes that marks hold; else they are 0 here.
+
     Attributes:
-        full: (recorder) -> are there as many snapshots as allowed?
-        merge: take small steps as one.
+        most: marks that were held at once.
     """
 
-    def __init__(self, full: Callable[[Recorder], bool], merge: bool = False) -> None:
-        self.full, self.merge = full, merge
+    def __init__(
+        self, full: Callable[[Stepping, int], bool], stride: Callable[[int], int] | None = None, weigh: bool = False
+    ) -> None:
+        self.full, self.stride, self.weigh = full, stride, weigh
         self.most = 1
+        self._spare = self._end = 0  # dispensable ones, and the index after the last of them
+        self._marked_bytes = 0
 
-    def __call__(self, recorder: Recorder) -> None:
+    def __call__(self, recorder: Stepping) -> None:
         """At the end of a step: keep the state or not, drop others."""
         snapshots = recorder.snapshots
-        if self.merge and recorder.program.steps % small_steps(recorder.largest_step_bytes):
+        if self.stride is not None and recorder.program.steps % self.stride(recorder.largest_step_bytes):
             return
         new = recorder.snapshot()
-        while self.full(recorder) and len(snapshots) > 1:
-            at = _dispensable(snapshots)
-            if at is None:
-                new.level = max(new.level, snapshots.pop().level + 1)
+        while self.full(recorder, self._marked_bytes) and len(snapshots) > 1:
+            if self._spare:
+                self._spare -= 1
+                self._end -= 1
+                self._drop(snapshots, self._end)
             else:
-                del snapshots[at]
-                if at < len(snapshots):
-                    snapshots[at].follow(snapshots[at - 1])
-        new.follow(snapshots[-1])
+                new.level = max(new.level, snapshots[-1].level + 1)
+                self._drop(snapshots, len(snapshots) - 1)
+        if self.weigh:
+            self._marked_bytes += new.follow(snapshots[-1])
+        if new.level:
+            self._end = first = len(snapshots)
+            while first > 1 and snapshots[first - 1].level < new.level:
+                first -= 1
+            self._spare = self._end - first
         snapshots.append(new)
-        self.most = max(self.most, len(snapshots))
+        if len(snapshots) > self.most:
+            self.most = len(snapshots)
 
-
-def _dispensable(snapshots: list[Snapshot]) -> int | None:
-    """The latest snapshot, the first excepted, with one of a higher level after it."""
-    highest = -1
-    for at in range(len(snapshots) - 1, 0, -1):
-        level = snapshots[at].level
-        if level < highest:
-            return at
-        highest = max(highest, level)
-    return None
+    def _drop(self, snapshots: list[Mark], at: int) -> None:
+        dropped = snapshots.pop(at)
+        if self.weigh:
+            self._marked_bytes -= dropped.extra_bytes
+            if at < len(snapshots):
+                after = snapshots[at]
+                self._marked_bytes -= after.extra_bytes
+                self._marked_bytes += after.follow(snapshots[at - 1])
 
 
 class Known:
@@ -78,10 +94,10 @@ class Known:
     def __init__(self, steps: int, snapshots: int, stride: int) -> None:
         self._places = {stride * place for place in first_sweep(-(-steps // stride), snapshots)}
         self._last, self._allowed = steps - 1, snapshots
-        self._beyond = Online(lambda recorder: len(recorder.snapshots) >= snapshots)
+        self._beyond = Online(lambda recorder, _: len(recorder.snapshots) >= snapshots)
         self.most = 1
 
-    def __call__(self, recorder: Recorder) -> None:
+    def __call__(self, recorder: Stepping) -> None:
         """At the end of a step: keep the state or not."""
         step = recorder.program.steps
         if step > self._last:

@@ -2,8 +2,9 @@
 
 The first two steps are held within the limit by the online rule and noted; if they did the same, a plan is made. The
 next steps follow it, the first of them with every byte counted: where that passes the limit, the plan is made anew for
-less. A step that does something else falls back to the online rule, and noting begins again; a plan takes long to make,
-so after every fall more equal steps are wanted before the next.
+less, and where that does not help, it is followed with the limit watched. A step that does something else falls back
+to the online rule, and noting begins again; a plan takes long to make, so after every fall more equal steps are wanted
+before the next.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from thrifty.autodiff.planning import Plan, expected, make_plan
+from thrifty.autodiff.choosing import expected, make_plan
+from thrifty.autodiff.plan import Plan
 from thrifty.autodiff.trace import Trace
 
-_TRIES = 5
+_TRIES = 3
 _REMEMBERED = 16
 
 
@@ -24,13 +26,17 @@ class Planner:
     Attributes:
         plan: to follow, or None.
         proven: a step that followed it was counted and stayed within the limit.
+        peak_bytes: of that step.
         trace: of the last step that was noted.
+        steady: no step has left a plan so far, so that what a plan does not need is not noted either.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.plan: Plan | None = None
         self.proven = False
+        self.peak_bytes = 0
+        self.steady = True
         self.trace: Trace | None = None
         self._target = limit_bytes
         self._tries = 0
@@ -51,31 +57,27 @@ class Planner:
         if last is None or self._equal < self._wanted:
             return
         trace.merge(last)
-        self._target, self._tries = self.limit_bytes, 0
-        self._make()
+        self._target, self._tries, self.proven = self.limit_bytes, 0, False
+        self.plan = make_plan(trace, self._target)
 
-    def followed(self, peak_bytes: int) -> None:
-        """A step followed the plan, and this was its peak as far as it was counted."""
+    def followed(self, peak_bytes: int, forced: bool) -> None:
+        """A step followed the plan. This was its peak as far as it was counted; `forced` if more had to be let go."""
         if self.proven or self.plan is None:
             return
-        if peak_bytes <= self.limit_bytes:
-            self.proven = True
-        else:
-            self._target -= max(peak_bytes - self.limit_bytes, self.limit_bytes // 100)
-            self._make()
+        if not forced and peak_bytes <= self.limit_bytes:
+            self.proven, self.peak_bytes = True, peak_bytes
+        elif self._tries < _TRIES and self.trace is not None:
+            self._tries += 1
+            self._target -= max(peak_bytes - self.limit_bytes, self.limit_bytes // 50)
+            # Without a better one it is followed as it is, and the limit is looked after.
+            self.plan = make_plan(self.trace, self._target) or self.plan
 
     def left(self) -> None:
         """A step did something else than the plan foresaw."""
+        self.steady = False
         self._equal, self._wanted = 0, 2 * self._wanted
         self.plan = self.trace = None
         self.proven = False
-
-    def _make(self) -> None:
-        self.proven = False
-        self._tries += 1
-        self.plan = None
-        if self.trace is not None and self._tries <= _TRIES and self._target > 0:
-            self.plan = make_plan(self.trace, self._target)
 
 
 class _Planners(threading.local):

@@ -15,58 +15,19 @@ Cost: n^2 / 2 pairs of n <= 40 blocks, at `SLOTS` sizes of room each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 from numpy.typing import NDArray
 
-from thrifty.autodiff.blocks import Blocks, Contents, cut
-from thrifty.autodiff.operations import Operation
+from thrifty.autodiff.blocks import MOST_BLOCKS, Blocks, Contents, cut
+from thrifty.autodiff.plan import Plan
 from thrifty.autodiff.trace import Trace
 
 SLOTS = 250
 
 
-@dataclass
-class Plan:
-    """What to hold when.
-
-    Attributes:
-        operations, makes, nbytes: of the step that it is made for.
-        block: of each operation, and one more for the end.
-        forward: per content, is it kept in the forward pass?
-        at: per block, the contents that are at hand while it is reversed.
-        again_s: seconds spent on making contents again, as planned; step_s those of the forward pass.
-        peak_bytes: as planned.
-    """
-
-    operations: list[Operation]
-    makes: list[tuple[int, ...]]
-    nbytes: list[int]
-    block: list[int]
-    forward: list[bool]
-    at: list[set[int]]
-    again_s: float
-    forward_s: float
-    peak_bytes: int
-
-
-def expected(trace: Trace) -> Trace:
-    """The trace with a guess of what backward holds at the operations that it has not come to yet.
-
-    A guess for those is three times the largest content there: a gradient that comes in, one that goes out, and one
-    that is added to it.
-    """
-    guess = {}
-    for at, reads in enumerate(trace.reads):
-        sizes = [trace.nbytes[content] for content in (*reads, *trace.makes[at])]
-        guess[at] = trace.gradient_bytes.get(at, 3 * max(sizes, default=0))
-    return replace(trace, gradient_bytes=guess)
-
-
-def make_plan(trace: Trace, limit_bytes: int) -> Plan | None:
-    """The plan for a step like this one within so many bytes; None if there is none."""
-    blocks = cut(trace)
+def block_plan(trace: Trace, limit_bytes: int, most: int = MOST_BLOCKS) -> Plan | None:
+    """The plan of the recursion for a step like this one within so many bytes; None if there is none."""
+    blocks = cut(trace, most)
     room = limit_bytes - trace.outside_bytes
     plan = None
     for more in range(1, 5):
@@ -82,8 +43,8 @@ def make_plan(trace: Trace, limit_bytes: int) -> Plan | None:
     return plan
 
 
-def least_bytes(trace: Trace, most_bytes: int) -> int | None:
-    """The smallest limit that a step like this one could keep; None if it is above `most_bytes`."""
+def least_of_blocks(trace: Trace, most_bytes: int) -> int | None:
+    """The smallest limit that such a plan could keep; None if it is above `most_bytes`."""
     blocks = cut(trace)
     table = _Table(blocks, most_bytes)
     possible = np.flatnonzero(np.isfinite(table.cost[0][blocks.count - 1]))
@@ -155,12 +116,13 @@ class _Table:
         at: list[Contents] = [np.zeros(contents, dtype=np.bool_) for _ in range(count)]
         forward = self._follow(0, count - 1, self.room, np.zeros(contents, dtype=np.bool_), at)
         operations = np.arange(len(trace.operations) + 1)
-        block = np.minimum(np.searchsorted(np.array(blocks.starts), operations, side="right") - 1, count - 1)
+        found = np.searchsorted(np.array(blocks.starts), operations, side="right") - 1
+        block = np.minimum(found, count - 1).tolist()
         peak = max(blocks.size(held) + nbytes for held, nbytes in zip(at, blocks.backward_bytes, strict=True))
         return Plan(
-            trace.operations, trace.makes, trace.nbytes, block.tolist(), forward.tolist(),
+            trace.operations, trace.makes, trace.nbytes, [block[at] for at, _ in trace.saved], forward.tolist(),
             [set(map(int, np.flatnonzero(held))) for held in at],
-            float(self.cost[0][count - 1][-1]), float(blocks.forward_s.sum()), peak + trace.outside_bytes,
+            float(self.cost[0][count - 1][-1]), float(blocks.forward_s.sum()), peak + trace.outside_bytes, None,
         )  # fmt: skip
 
     def _follow(self, s: int, t: int, room: int, held: Contents, at: list[Contents]) -> Contents:

@@ -6,126 +6,18 @@ of its end to cotangents of its start: torch's own derivative rules, one segment
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thrifty.autodiff.context import library_code
-from thrifty.autodiff.errors import ReplayError
 from thrifty.autodiff.levels import open_levels
-from thrifty.autodiff.operations import flat_outputs
-from thrifty.autodiff.program import Instruction, Program, Step, Template
+from thrifty.autodiff.program import Program
 from thrifty.autodiff.recorder import Recorder
-from thrifty.autodiff.snapshot import Snapshot, changed_behind, same_place, version_of, whole_copy
-
-
-class State:
-    """The registers while steps run.
-
-    Attributes:
-        registers: register -> tensor.
-        roots, inactive, random: as in Snapshot.
-        shared: registers whose storage a snapshot or the user may hold: copied before a write.
-    """
-
-    __slots__ = ("inactive", "random", "registers", "roots", "shared")
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        snapshot.check()
-        self.registers: dict[int, Any] = dict(snapshot.values)
-        self.roots = dict(snapshot.roots)
-        self.inactive = set(snapshot.inactive)
-        self.random = dict(snapshot.random)
-        self.shared = set(self.registers)
-        for generator, state in self.random.items():
-            generator.set_state(state)
-
-    def snapshot(self, step: int, externals: Iterable[int]) -> Snapshot:
-        """The present state as a snapshot at `step`, without the externals."""
-        values = dict(self.registers)
-        for register in externals:
-            values.pop(register, None)
-        random = {generator: generator.get_state() for generator in self.random}
-        return Snapshot(step, values, self.roots, self.inactive, random)
-
-
-def run(program: Program, state: State, steps: Iterable[Step]) -> int:
-    """Run the steps on `state`. Returns how many operations ran."""
-    registers, inactive = state.registers, state.inactive
-    count = 0
-    for step in steps:
-        for template, inputs, outputs, numbers in step:
-            if template is None:
-                _administer(program, state, inputs, numbers)
-                continue
-            count += 1
-            if template.plain:
-                registers[outputs[0]] = template.call(registers, inputs, numbers)
-                if inactive:
-                    inactive.discard(outputs[0])
-            else:
-                _run_other(template, state, inputs, outputs, numbers)
-    return count
-
-
-def _run_other(
-    template: Template, state: State, inputs: tuple[int, ...], outputs: tuple[int, ...], numbers: Any
-) -> None:
-    """Run one that is not plain: several outputs, views, writes, no derivative."""
-    registers, roots = state.registers, state.roots
-    if template.writes:
-        shared = {roots.get(inputs[at], inputs[at]) for at in template.writes} & state.shared
-        _own_written(state, shared)
-        state.shared -= shared
-    if template.stops:
-        with torch.no_grad(), library_code(stops=True):
-            result = template.call(registers, inputs, numbers)
-    else:
-        result = template.call(registers, inputs, numbers)
-    if template.operation.checked and template.active and not template.stops:
-        _check_derivative(template, [registers[register] for register in inputs], result)
-    if template.picks:
-        flat = flat_outputs(result)
-        for register, at in zip(outputs, template.picks, strict=True):
-            registers[register] = flat[at]
-    elif outputs:
-        registers[outputs[0]] = result if isinstance(result, Tensor) else flat_outputs(result)[0]
-    if not template.active:
-        state.inactive.update(outputs)
-    elif state.inactive:
-        state.inactive.difference_update(outputs)
-        for at in template.writes:
-            root = roots.get(inputs[at], inputs[at])
-            state.inactive.difference_update([root, *(view for view, of in roots.items() if of == root)])
-    for register, alias in zip(outputs, template.aliases, strict=True):
-        if alias >= 0:
-            roots[register] = roots.get(inputs[alias], inputs[alias])
-
-
-def _check_derivative(template: Template, given: list[Any], result: Any) -> None:
-    """Raise ReplayError if somebody's own operator lets derivatives in and none out."""
-    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in given):
-        return
-    made = [one for one in flat_outputs(result) if isinstance(one, Tensor) and _differentiable(one)]
-    if made and not any(tensor.requires_grad for tensor in made):
-        raise ReplayError(
-            f"{template.operation.name} ({template.line}) has no derivative: give it one with "
-            "torch.library.register_autograd, or call it on x.detach()"
-        )
-
-
-def _administer(program: Program, state: State, freed: tuple[int, ...], random: int | None) -> None:
-    if random is not None:
-        generator, value = program.random_states[random]
-        generator.set_state(value)
-        state.random[generator] = value
-    for register in freed:
-        state.registers.pop(register, None)
-        state.shared.discard(register)
-        state.roots.pop(register, None)
-        state.inactive.discard(register)
+from thrifty.autodiff.snapshot import Snapshot, changed_behind, same_place, version_of
+from thrifty.autodiff.state import State, differentiable, run
 
 
 class Segment:
@@ -138,31 +30,29 @@ class Segment:
     """
 
     def __init__(self, program: Program, start: int, stop: int, roots: dict[int, int]) -> None:
-        self.start, self.stop = start, stop
         self.steps = [program.step(number) for number in range(start, stop)]
         self.reads: set[int] = set()
         self.makes: set[int] = set()
         self.writes: set[int] = set()
-        origin = dict(roots)
-        for step in self.steps:
-            for instruction in step:
-                self._look(instruction, origin)
+        for code, _ in self.steps:
+            self.reads |= code.reads - self.makes
+            self.makes |= code.makes
+        if any(code.writes for code, _ in self.steps):
+            self._find_writes(dict(roots))
 
-    def _look(self, instruction: Instruction, origin: dict[int, int]) -> None:
-        template, inputs, outputs, _ = instruction
-        if template is None:
-            return
-        for register in inputs:
-            if register not in self.makes:
-                self.reads.add(register)
-        for position in template.writes:
-            register = inputs[position]
-            root = origin.get(register, register)
-            if root not in self.makes:
-                self.writes.add(root)
-        for register, alias in zip(outputs, template.aliases, strict=True):
-            self.makes.add(register)
-            origin[register] = origin.get(inputs[alias], inputs[alias]) if alias >= 0 else register
+    def _find_writes(self, origin: dict[int, int]) -> None:
+        made: set[int] = set()
+        for code, _ in self.steps:
+            for template, inputs, outputs, _ in code.instructions:
+                if template is None:
+                    continue
+                for position in template.writes:
+                    root = origin.get(inputs[position], inputs[position])
+                    if root not in made:
+                        self.writes.add(root)
+                for register, alias in zip(outputs, template.aliases, strict=True):
+                    made.add(register)
+                    origin[register] = origin.get(inputs[alias], inputs[alias]) if alias >= 0 else register
 
 
 class Replayer:
@@ -207,7 +97,7 @@ class Replayer:
             external = self.externals.get(register)
             if external is not None:
                 registers[register] = external[0]
-        _own_written(state, segment.writes)
+        state.own(segment.writes)
         state.shared.clear()
         leaves = self._leaves(state, segment)
         self.taped_ops += run(self.program, state, segment.steps)
@@ -225,11 +115,7 @@ class Replayer:
         state.registers = registers = {}
         if outputs and leaves:
             # Some of torch's rules take short cuts that are not differentiable unless they are told to be.
-            found: list[Tensor | None] = list(
-                torch.autograd.grad(
-                    outputs, list(leaves.values()), given, allow_unused=True, create_graph=open_levels() > 0
-                )
-            )
+            found = _derivative(outputs, list(leaves.values()), given, create_graph=open_levels() > 0)
             if open_levels():
                 found = [None if g is None else g.detach() for g in found]
             before.update({r: g for r, g in zip(leaves, found, strict=True) if g is not None})
@@ -245,7 +131,7 @@ class Replayer:
             external = register in self.externals
             active = register in self.inputs if external else register not in state.inactive
             root = roots.get(register, register)
-            if not active or (root in segment.writes and root != register) or not _differentiable(tensor):
+            if not active or (root in segment.writes and root != register) or not differentiable(tensor):
                 continue
             leaf = tensor.detach().requires_grad_()
             leaves[register] = leaf
@@ -257,16 +143,14 @@ class Replayer:
         return leaves
 
 
-def _differentiable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _own_written(state: State, written: Iterable[int]) -> None:
-    """Copy the storages that a segment writes to, for snapshots and the user hold them."""
-    for root in written:
-        if root not in state.registers:
-            continue
-        copy = whole_copy(state.registers[root])
-        group = [root, *(view for view, of in state.roots.items() if of == root)]
-        for register in group:
-            state.registers[register] = same_place(state.registers[register], copy)
+def _derivative(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], given: Sequence[Tensor], create_graph: bool
+) -> list[Tensor | None]:
+    """`torch.autograd.grad` without its checks, whose symbolic shapes cost an import of 40 MB and time at each call."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    return list(
+        engine.run_backward(
+            tuple(outputs), tuple(given), create_graph, create_graph, tuple(inputs), allow_unreachable=True,
+            accumulate_grad=False,
+        )
+    )  # fmt: skip

@@ -1,12 +1,10 @@
 """A state of the recorded run between two steps: the registers that are alive, from which later steps can be replayed.
 
-A snapshot holds the tensors themselves, not copies. Before the program writes to one of them, `keep_before_write` gives
-the snapshot a copy of the old content, so a copy is made only where it is needed.
+A snapshot holds the tensors themselves, not copies; see `marks` for how they are kept as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,11 +41,9 @@ class Snapshot:
         roots: register of a view -> register of the tensor whose storage it shares.
         inactive: registers that do not depend on the differentiated inputs.
         random: generator -> its state, for those that were drawn from.
-        level: for the online rule; see `placement`.
-        extra_bytes: of storages that the snapshot before it does not hold.
     """
 
-    __slots__ = ("_versions", "extra_bytes", "inactive", "level", "random", "roots", "step", "values")
+    __slots__ = ("_versions", "inactive", "random", "roots", "step", "values")
 
     def __init__(
         self,
@@ -59,36 +55,12 @@ class Snapshot:
     ) -> None:
         self.step, self.values, self.roots, self.inactive, self.random = step, values, roots, inactive, random
         self._versions = {register: version_of(tensor) for register, tensor in values.items()}
-        self.level = self.extra_bytes = 0
-
-    def keep_before_write(self, registers: Iterable[int], copy: Tensor) -> None:
-        """Replace these registers, which share one storage, by places in `copy` of it."""
-        with library_code():
-            for register in registers:
-                held = self.values.get(register)
-                if held is not None:
-                    self.values[register] = same_place(held, copy)
-                    self._versions[register] = version_of(self.values[register])
-
-    def add(self, register: int, tensor: Tensor, root: int, active: bool) -> None:
-        """Take in a register that was external so far, with the content it had."""
-        self.values[register] = tensor
-        self._versions[register] = version_of(tensor)
-        if register != root:
-            self.roots[register] = root
-        if not active:
-            self.inactive.add(register)
 
     def check(self) -> None:
         """Raise ReplayError if a tensor held here was written to without the record's knowledge."""
         for register, tensor in self.values.items():
             if version_of(tensor) != self._versions[register]:
                 raise changed_behind(tensor)
-
-    def follow(self, before: Snapshot) -> None:
-        """Count the bytes that this one holds beyond the one before it."""
-        known = before.storages()
-        self.extra_bytes = sum(nbytes for key, nbytes in self.storages().items() if key not in known)
 
     def storages(self) -> dict[int, int]:
         """Storage -> its bytes, of all that is held here."""

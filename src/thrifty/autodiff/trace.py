@@ -15,10 +15,15 @@ class Trace:
         operations: what ran in the forward pass, in order, views left out.
         seconds: that each took.
         reads, makes: indices of the contents that each read and made; what the step found has none.
+        fixed: operations that cannot be called again.
         nbytes: of each content. home: the operation that made it.
-        saved: (operation, content): autograd saved the content before this operation or just after the one before.
-        gradient_bytes: operation -> most bytes that backward itself had alive while it was at this operation.
+        overwritten: contents that an operation in place wrote over, so that they cannot be kept.
+        saved: (operation, content): autograd saved the content before this operation or just after the one before;
+            backward asks for them about in reverse.
+        entering_bytes, gradient_bytes: place in `saved` -> bytes that backward itself had alive when it asked for that,
+            and most until it asked for another.
         outside_bytes: of contents that the program held when backward began, though autograd did not need them.
+        leaves: of each parameter that has no gradient yet, the last operation that reads it, and its bytes.
         evicted: contents were let go.
     """
 
@@ -26,11 +31,15 @@ class Trace:
     seconds: list[float] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)
     makes: list[tuple[int, ...]] = field(default_factory=list)
+    fixed: set[int] = field(default_factory=set)
     nbytes: list[int] = field(default_factory=list)
     home: list[int] = field(default_factory=list)
+    overwritten: set[int] = field(default_factory=set)
     saved: list[tuple[int, int]] = field(default_factory=list)
+    entering_bytes: dict[int, int] = field(default_factory=dict)
     gradient_bytes: dict[int, int] = field(default_factory=dict)
     outside_bytes: int = 0
+    leaves: dict[int, tuple[int, int]] = field(default_factory=dict)
     evicted: bool = False
 
     def same(self, other: Trace) -> bool:
@@ -46,7 +55,21 @@ class Trace:
     def merge(self, other: Trace) -> None:
         """Take the lesser times and the greater bytes of the two."""
         self.seconds = [min(pair) for pair in zip(self.seconds, other.seconds, strict=True)]
-        for operation, nbytes in other.gradient_bytes.items():
-            self.gradient_bytes[operation] = max(nbytes, self.gradient_bytes.get(operation, 0))
+        for mine, others in ((self.gradient_bytes, other.gradient_bytes), (self.entering_bytes, other.entering_bytes)):
+            for operation, nbytes in others.items():
+                mine[operation] = max(nbytes, mine.get(operation, 0))
         self.outside_bytes = max(self.outside_bytes, other.outside_bytes)
         self.evicted = self.evicted or other.evicted
+        self.fixed |= other.fixed
+        self.overwritten |= other.overwritten
+
+    def last_reads(self) -> list[int]:
+        """Per content, the last operation that reads it, or before which autograd saves it."""
+        last = list(self.home)
+        for at, reads in enumerate(self.reads):
+            for content in reads:
+                last[content] = max(last[content], at)
+        most = len(self.operations) - 1
+        for at, content in self.saved:
+            last[content] = max(last[content], min(at, most))
+        return last

@@ -24,9 +24,11 @@ from thrifty.autodiff.course import Course
 from thrifty.autodiff.levels import inside_functorch, open_levels
 from thrifty.autodiff.noting import Handle, Noting
 from thrifty.autodiff.operations import flat_outputs, operation, user_line
+from thrifty.autodiff.places import at_place
 from thrifty.autodiff.planner import planner_for
-from thrifty.autodiff.rematerialise import Store, at_place
+from thrifty.autodiff.rematerialise import Rematerialiser
 from thrifty.autodiff.reversal import BackwardAside
+from thrifty.autodiff.sizes import result_bytes
 from thrifty.core.errors import UsageError
 
 _LOG_CONTENTS = 16
@@ -37,7 +39,7 @@ class Checkpointing(Noting, TorchDispatchMode):
 
     def __init__(self, limit_bytes: int | None, most: int | None, line: str) -> None:
         TorchDispatchMode.__init__(self)
-        store = Store(limit_bytes, most)
+        store = Rematerialiser(limit_bytes, most)
         self._planner = planner_for(limit_bytes, line) if limit_bytes is not None else None
         Noting.__init__(self, store, Course(store, self._planner))
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
@@ -85,9 +87,11 @@ class Checkpointing(Noting, TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op = operation(func)
-        if op.silent:
+        if op.silent or op.views:
             return func(*args, **kwargs) if kwargs else func(*args)
         store, course = self._store, self._course
+        if store.near():
+            store.make_room(result_bytes(op, args, kwargs))
         if torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
             # First-order backward: nothing will be made again from its results.
             result = func(*args, **kwargs) if kwargs else func(*args)
@@ -98,6 +102,15 @@ class Checkpointing(Noting, TorchDispatchMode):
         else:
             if course.backward and not store.handles:
                 course.end()
+            if (
+                course.script is not None
+                and course.unnoted(op)
+                and not (op.changes and self._followed(op, args, kwargs))
+            ):
+                result = func(*args, **kwargs) if kwargs else func(*args)
+                self.operations += 1
+                course.passed(result)
+                return result
             node = self._note_before(op, args, kwargs) if op.changes or op.random else None
             start = perf_counter()
             result = func(*args, **kwargs) if kwargs else func(*args)
@@ -106,9 +119,12 @@ class Checkpointing(Noting, TorchDispatchMode):
             if node is None:
                 # Noted after the call, for then views are known: they make nothing.
                 cells = store.cells
+                given = [id(one.untyped_storage()) for one in args if isinstance(one, Tensor)] if store.partly else ()
                 for tensor in outputs:
-                    if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in cells:
-                        break
+                    if isinstance(tensor, Tensor):
+                        key = id(tensor.untyped_storage())
+                        if key not in cells and key not in given:
+                            break
                 else:
                     return result
                 node = self._node(op, args, kwargs)
@@ -126,7 +142,7 @@ class Checkpointing(Noting, TorchDispatchMode):
             content = self._filled(content, tensor)
         seen = content.seen
         place = content.place if seen is not None and seen() is tensor else place_of(tensor)
-        handle = Handle(content, place, self._store, self._course.count)
+        handle = Handle(content, place, self._store, self._course.saves if content.node is not None else -1)
         if content.node is not None:
             keeps = self._course.keeps(content)
             if content.kept is None:
@@ -146,6 +162,8 @@ class Checkpointing(Noting, TorchDispatchMode):
                 return kept
             if not torch.is_grad_enabled():
                 return at_place(kept, handle.place)
+        elif kept is not None and content.places is not None and content.kept_place == handle.place:
+            return kept
         with torch.no_grad(), torch._C._DisableAutocast(), _disable_current_modes():
             found = self._store.at_hand(content)
             return at_place(self._course.make(content) if found is None else found, handle.place)
@@ -162,7 +180,7 @@ def checkpointing(memory: Memory) -> Checkpointing:
         A context manager for one step or many; its attributes tell `peak_bytes`, `recomputed_ops` and so on. Gradients
         are those of the plain step, bit for bit. What torch.compile compiled runs uncompiled inside. Under a limit in
         bytes, the third of equal steps follows a plan; a loop that makes the context anew at each turn goes on with
-        the plan.
+        the plan. `peak_bytes` of a step that follows a proven plan is that of the step that proved it.
 
     Raises:
         UsageError: None, or inside a derivative call.

@@ -46,11 +46,12 @@ class Content:
         wanted: how many saved tensors of the autograd graph need it.
         handles: weak references to the handles of those.
         version: for what the step found, torch's count of writes when it was read.
+        places: for what the step made without being noted, where it is read or saved; None for all else.
     """
 
     __slots__ = (
-        "__weakref__", "handles", "index", "kept", "kept_place", "nbytes", "node", "place", "seen", "tie", "version",
-        "wanted",
+        "__weakref__", "handles", "index", "kept", "kept_place", "nbytes", "node", "place", "places", "seen", "tie",
+        "version", "wanted",
     )  # fmt: skip
 
     def __init__(self, node: Node | None, index: int, nbytes: int, tie: Tie, place: Place) -> None:
@@ -60,6 +61,7 @@ class Content:
         self.kept: Tensor | None = None
         self.wanted = self.version = 0
         self.handles: list[weakref.ref[Any]] = []
+        self.places: list[Place] | None = None
 
 
 class Node:

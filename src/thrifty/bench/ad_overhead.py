@@ -48,7 +48,7 @@ def run(quick: bool, console: Console) -> BenchResult:
         "eager": loop,
         "empty dispatch mode": under(Nothing),
         "recording": under(lambda: Recorder(lambda recorder: None)),
-        "recording, 10 snapshots": under(lambda: Recorder(Online(lambda recorder: len(recorder.snapshots) >= 10))),
+        "recording, 10 snapshots": under(lambda: Recorder(Online(lambda recorder, _: len(recorder.snapshots) >= 10))),
     }
     timed = interleave(arms, 3 if quick else 7, clock=time.process_time)
     eager = median_min_max(timed["eager"]).median
