@@ -12,6 +12,7 @@ NB_MODULE(_native, m) {
     thrifty::bindings::bind_clusters(m);
     thrifty::bindings::bind_lsh(m);
     thrifty::bindings::bind_optimizers(m);
+    thrifty::bindings::bind_plans(m);
     thrifty::bindings::bind_skipping(m);
     thrifty::bindings::bind_tables(m);
 }

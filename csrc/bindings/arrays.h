@@ -27,6 +27,7 @@ namespace thrifty::bindings {
 void bind_clusters(nb::module_& m);
 void bind_lsh(nb::module_& m);
 void bind_optimizers(nb::module_& m);
+void bind_plans(nb::module_& m);
 void bind_skipping(nb::module_& m);
 void bind_tables(nb::module_& m);
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from thrifty import Plan, Reuse, plan
+from thrifty.compose.candidate import Candidate
 from thrifty.core.errors import ModelError, UsageError
 
 
@@ -45,6 +46,14 @@ def test_everything_is_tried_and_measured(batch):
     assert found.steps >= 5
     assert found.unrest >= 1.0
     assert found.sent_bytes == 4 * sum(parameter.numel() for parameter in build().parameters())
+
+
+def test_what_helped_is_tried_together_and_told_once(batch, monkeypatch):
+    monkeypatch.setattr(Candidate, "helps", lambda one: bool(one.combination.methods) or one.combination.amp == "bf16")
+    told = []
+    found = quick(build(), batch, progress=told.append)
+    assert told == [option.name for option in found.options] == ["dense", "reuse", "dense@bf16", "reuse@bf16"]
+    assert found["reuse@bf16"].step_s > 0 and found["reuse@bf16"].methods == found["reuse"].methods
 
 
 def test_layers_say_what_became_of_them(batch):

@@ -107,6 +107,10 @@ TABLE = {
         ],
         (2,),
     ),
+    "pair_plan": (
+        [lambda: doubles(3), lambda: doubles(4, 4), lambda: doubles(4, 4), lambda: 1e9, lambda: int64s(3)],
+        (4,),
+    ),
     "pull_sums": (
         [
             lambda: floats(IMAGES, HEIGHT, WIDTH, OUTPUTS), order, starts, lambda: list(GEOMETRY),

@@ -66,6 +66,17 @@ def test_saved_work_that_cost_time_is_said_to_have_cost_time(make_run_dir: Calla
     assert "did not reach the final accuracy of dense" in text
 
 
+def test_seconds_of_an_arm_that_changed_nothing_are_called_the_machines() -> None:
+    layer = {"name": "conv", "kind": "Conv2d", "action": "dense", "reason": "too small"}
+    slow = {"name": "reuse", "methods": ["reuse"], "status": "finished", "train_s": 20.0, "layers": [layer]}
+    dense = {"name": "dense", "status": "finished", "train_s": 10.0}
+    said = [
+        words.verdict(comparisons(parse({"arms": [dense, slow | more]}))[0])
+        for more in ({}, {"amp": "bf16"}, {"layers": [layer | {"action": "reuse"}]}, {"layers": []})
+    ]
+    assert ["the machine's" in one for one in said] == [True, False, False, False]
+
+
 def test_an_unfinished_arm_is_compared_at_equal_epochs(make_run_dir: Callable[[str], Path]) -> None:
     record = load(make_run_dir("unfinished"))
     found, pending = comparisons(record)

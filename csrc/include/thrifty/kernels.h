@@ -33,6 +33,8 @@
                     int64_t bits, uint8_t* codes, int32_t* bad)) \
     X(nearest_centroid, (const float* x, int64_t rows, int64_t channels, const float* codebook, int64_t groups, \
                          int64_t entries, int64_t length, int32_t* codes)) \
+    X(pair_plan, (const double* ready, const double* startup, const double* wire, int64_t n, double limit, \
+                  int64_t* counts, int64_t* buckets)) \
     X(pull_sums, (const float* y, const int32_t* order, const int64_t* starts, int64_t clusters, \
                   const Geometry* geometry, int64_t outputs, float* sums)) \
     X(relu_pool, (const void* y, bool half, int64_t images, int64_t height, int64_t width, int64_t channels, \

@@ -228,7 +228,6 @@ def plan(
         steps = take_turns([dense, *tried], budget_s / 2)
         union = _union(one for one in tried if one.helps())
         if union is not None:
-            say(union.name)
             tried.append(candidate(union))
             tried[-1].compare(dense)
             steps = min(steps, take_turns([dense, tried[-1]], budget_s / 2))

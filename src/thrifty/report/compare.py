@@ -52,6 +52,13 @@ class Comparison:
         return self.arm_accuracy - self.baseline_accuracy
 
     @property
+    def same_work(self) -> bool:
+        """Whether the arm's methods left every layer dense all along, so that it computed what the baseline did."""
+        one, base = self.arm, self.baseline
+        dense = bool(one.layers) and all(layer.action == "dense" for layer in one.layers) and not one.events
+        return dense and (one.amp, one.memory, one.workers) == (base.amp, base.memory, base.workers)
+
+    @property
     def within_chance(self) -> bool:
         """Whether test sets of this size could give such a difference to two networks that are equally good."""
         if self.accuracy_delta is None or self.arm_accuracy is None or self.baseline_accuracy is None:

@@ -96,6 +96,11 @@ def _reached(found: Comparison) -> str:
 
 def _macs(found: Comparison) -> str:
     saved = found.macs_saved
+    if found.same_work:
+        return (
+            f" It changed no layer and computed what {found.baseline.name} did: a difference of seconds between them is"
+            " the machine's."
+        )
     if saved is None:
         return ""
     if saved <= 0:
