@@ -56,6 +56,28 @@ def train_both(name, steps, touched, seed, schedule=None, dtype=torch.float32, w
     return mine.detach(), theirs.detach(), lazy, dense
 
 
+@pytest.mark.parametrize("name", sorted(PAIRS))
+def test_dense_and_sparse_gradients_in_turn(name):
+    """After a dense one no row has anything to catch up with; after the next sparse one the others have."""
+    lazy_class, dense_class, options = PAIRS[name]
+    torch.manual_seed(0)
+    mine = nn.Parameter(torch.randn(ROWS, 3))
+    theirs = nn.Parameter(mine.detach().clone())
+    lazy, dense = lazy_class([mine], **options), dense_class([theirs], **options)
+    for step in range(12):
+        rows, values = torch.randperm(ROWS)[:2], torch.randn(2, 3)
+        lazy.catch_up(mine, rows)
+        theirs.grad = torch.zeros_like(theirs).index_copy(0, rows, values)
+        mine.grad = theirs.grad.clone() if step % 3 == 0 else sparse(rows, values, mine.shape)
+        lazy.step()
+        dense.step()
+        if step % 4 == 3:
+            lazy.flush()
+            assert_close(mine, theirs, rtol=2e-4, atol=2e-5)
+    lazy.flush()
+    assert_close(mine, theirs, rtol=2e-4, atol=2e-5)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(sorted(PAIRS)), steps=st.integers(1, 60), touched=st.integers(1, 4), seed=st.integers(0, 99)

@@ -82,6 +82,21 @@ def test_without_a_tail_the_loss_is_too_small():
     assert loss(x, y) < exact(loss, x, y) - 0.5
 
 
+@pytest.mark.parametrize("shift", [-500.0, 500.0])
+def test_scores_far_from_zero_are_no_danger(shift):
+    """A predecessor took the largest score to be 0 at least, so that where all are small nothing is left."""
+    loss = hashed()
+    x, y = some_batch()
+    wanted = loss.train(False)(x, y)
+    with torch.no_grad():
+        loss.bias.add_(shift)
+    assert_close(loss(x, y), wanted, rtol=1e-3, atol=1e-3)
+    far = loss.train()(x, y)
+    assert bool(far.isfinite())
+    far.backward()
+    assert bool(loss.bias.grad.coalesce().values().isfinite().all())
+
+
 def test_labels_are_always_active_and_only_active_rows_get_gradients():
     loss = hashed()
     x, y = some_batch()

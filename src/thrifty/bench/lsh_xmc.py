@@ -81,7 +81,10 @@ class Network:
 
         torch.manual_seed(0)
         self.train, self.stock, self.fit_s = train, arm == "dense", 0.0
-        self.bag = nn.EmbeddingBag(train.features, 500, mode="sum", include_last_offset=True, sparse=not self.stock)
+        # Gradients of rows pay where a batch has few of the features; of these sets it has nearly all.
+        few = BATCH * len(train.indices) < 0.5 * train.features * len(train)
+        sparse = few and not self.stock
+        self.bag = nn.EmbeddingBag(train.features, 500, mode="sum", include_last_offset=True, sparse=sparse)
         nn.init.normal_(self.bag.weight, std=0.1)
         self.body = nn.Sequential(nn.ReLU(), nn.Linear(500, 128), nn.ReLU())
         when = "hashed" if arm == "lsh, forced" else "auto"

@@ -36,7 +36,7 @@ class LSH(MethodConfig):
     mode: str = "each"
     batch: int = 64
     force: bool = False
-    hashing: Hashing = Hashing(family="sparse", tables=16, bits=5, refresh_every=16)  # noqa: RUF009  (it is frozen)
+    hashing: Hashing = Hashing(family="sparse", tables=48, bits=4, refresh_every=16)  # noqa: RUF009  (it is frozen)
 
     def validate(self) -> None:
         """Raise UsageError for a field out of range."""

@@ -85,7 +85,7 @@ class LazyOptimizer(torch.optim.Optimizer):
             unique: whether the caller knows that each row is named once.
         """
         state = self.state.get(p)
-        if not state or "last" not in state:
+        if not state or "last" not in state or state.get("whole") == state["step"]:
             return
         if rows is None:
             rows = torch.arange(len(state["last"]), device=p.device)
@@ -143,9 +143,12 @@ class LazyOptimizer(torch.optim.Optimizer):
         if settings != state["settings"]:
             self.catch_up(p)
             state["settings"] = settings
-        self.skip(matrix_of(p), rows, state, settings)
+        if state.get("whole") != state["step"]:
+            self.skip(matrix_of(p), rows, state, settings)
         state["step"] += 1
         self.move(matrix_of(p), rows, gradient, state, group)
+        if p.grad is not None and not p.grad.is_sparse:
+            state["whole"] = state["step"]  # no row has skipped a step
 
 
 class _Hook:
