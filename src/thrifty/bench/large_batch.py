@@ -72,7 +72,7 @@ class Choices:
     batch_size: int = 8192
     epochs: int = 40
     sgd_rate: float = 0.1
-    lars_rate: float = 20.0
+    lars_rate: float = 40.0
     lamb_rate: float = 0.02
     weight_decay: float = 5e-4
     precision: str = "bf16"
