@@ -17,14 +17,15 @@ from thrifty.core.config import MethodConfig
 from thrifty.core.lockstep import apart
 from thrifty.data import load_images
 from thrifty.distributed.precision import PrecisionWarning
-from thrifty.lsh import SlowerThanDenseWarning
+from thrifty.lsh import Hashing, SlowerThanDenseWarning
 
 HIDDEN, BATCH, STEPS, IMAGES, TESTED = 256, 64, 80, 1024, 600
 RANK_STEPS = 32  # two processes on one core take their time
 MERGED = thrifty.MergedGradients(steps=1, warmup=1, transfer_s=0.05)
+TABLES = Hashing(family="sparse", tables=16, bits=5, refresh_every=16)  # small beside what the limits leave
 FACTORS: dict[str, tuple[MethodConfig, ...]] = {
     "reuse": (thrifty.Reuse(measure=False),),
-    "lsh": (thrifty.LSH(layers=("7",), active=0.5, mode="shared", force=True),),
+    "lsh": (thrifty.LSH(layers=("7",), active=0.5, mode="shared", force=True, hashing=TABLES),),
     "bf16 and merged": (thrifty.Precision("bf16"), MERGED),
     "checkpointing": (thrifty.MemoryLimit("5MiB"),),
 }

@@ -60,7 +60,7 @@ class Stepping(Keeping):
         """
         if 3 * live > self.made_bytes:
             return False
-        return self._step_ops >= 3 * LONG_STEP or live <= 4 * min(self._floor, self._floor_before)
+        return self._step_ops >= 3 * LONG_STEP or live <= 8 * min(self._floor, self._floor_before)
 
     def close(self) -> None:
         """End the record."""
