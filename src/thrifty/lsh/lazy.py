@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,6 +52,12 @@ class LazyOptimizer(torch.optim.Optimizer):
         """Do one step for rows that are up to date."""
         raise NotImplementedError
 
+    def move_whole(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Do one step for parameters with dense gradients, which are up to date; `last` may stay as it is."""
+        for p in params:
+            matrix = matrix_of(p)
+            self.move(matrix, torch.arange(len(matrix), device=p.device), dense_gradient(p), self.state[p], group)
+
     def settings(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """What a skipped step depends on besides what `history` holds; a change of it brings all rows up to date."""
         raise NotImplementedError
@@ -68,11 +74,18 @@ class LazyOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            whole: dict[int, list[Tensor]] = {}  # by sink: what has a dense gradient is moved by one call
             for p in group["params"]:
                 if p.grad is not None:
-                    sink = self._sinks.get(id(p))
-                    with nullcontext() if sink is None else sink.timed("optimizer"):
+                    with self._timed(id(p)):
                         self._step_one(p, group)
+                    if not p.grad.is_sparse:
+                        whole.setdefault(id(self._sinks.get(id(p))), []).append(p)
+            for params in whole.values():
+                with self._timed(id(params[0])):
+                    self.move_whole(params, group)
+                for p in params:
+                    self.state[p]["whole"] = self.state[p]["step"]  # no row has skipped a step
         return loss
 
     @torch.no_grad()
@@ -126,9 +139,15 @@ class LazyOptimizer(torch.optim.Optimizer):
         for index, p in zip(saved, mine, strict=True):
             for key in _EXACT:
                 if key in state_dict["state"].get(index, {}):
-                    self.state[p][key] = state_dict["state"][index][key].to(p.device).clone()
+                    device = "cpu" if key == "history" else p.device
+                    self.state[p][key] = state_dict["state"][index][key].to(device).clone()
+
+    def _timed(self, key: int) -> AbstractContextManager[None]:
+        sink = self._sinks.get(key)
+        return nullcontext() if sink is None else sink.timed("optimizer")
 
     def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Bring a parameter up to date and begin its step, and end it too where its gradient is one of rows."""
         state = self.state[p]
         if p.is_complex():
             raise UsageError(f"{type(self).__name__} takes real parameters; view complex ones with view_as_real")
@@ -139,16 +158,20 @@ class LazyOptimizer(torch.optim.Optimizer):
             state.update(step=0, last=torch.zeros(matrix_of(p).shape[0], dtype=torch.int32, device=p.device))
             state["settings"] = settings
             self.begin(p, state, group)
-        rows, gradient = _rows_and_gradient(p, type(self).__name__)
         if settings != state["settings"]:
             self.catch_up(p)
             state["settings"] = settings
-        if state.get("whole") != state["step"]:
+        if not p.grad.is_sparse:  # type: ignore[union-attr]
+            self.catch_up(p)
+            state["step"] += 1
+            return
+        rows, gradient = _rows_and_gradient(p, type(self).__name__)
+        if state.get("whole") == state["step"]:
+            state["last"].fill_(state["step"])
+        else:
             self.skip(matrix_of(p), rows, state, settings)
         state["step"] += 1
         self.move(matrix_of(p), rows, gradient, state, group)
-        if p.grad is not None and not p.grad.is_sparse:
-            state["whole"] = state["step"]  # no row has skipped a step
 
 
 class _Hook:
@@ -194,12 +217,15 @@ def matrix_of(p: Tensor) -> Tensor:
     return p.detach().view(p.shape[0], math.prod(p.shape[1:]))
 
 
+def dense_gradient(p: Tensor) -> Tensor:
+    """The dense gradient of a parameter, as a matrix like `matrix_of(p)` and of its dtype."""
+    assert p.grad is not None
+    return p.grad.detach().reshape(matrix_of(p).shape).to(p.dtype)
+
+
 def _rows_and_gradient(p: Tensor, name: str) -> tuple[Tensor, Tensor]:
     gradient = p.grad
     assert gradient is not None
-    if not gradient.is_sparse:
-        matrix = matrix_of(p)
-        return torch.arange(len(matrix), device=p.device), gradient.detach().reshape(matrix.shape).to(p.dtype)
     if gradient.sparse_dim() != 1:
         raise UsageError(
             f"{name} takes sparse gradients of rows, got one with {gradient.sparse_dim()} sparse dimensions"

@@ -60,22 +60,24 @@ class LSHMultiLabelLoss(HashedHead):
         if not self.training:
             return self._loss(self.scores(x), rows, labels, counts, None)
         chosen = self.choose(x, labels)
-        places = torch.searchsorted(chosen.ids, labels)
+        places = labels if len(chosen.ids) == self.n_classes else torch.searchsorted(chosen.ids, labels)
         return self.clocked(self._loss(chosen.scores, rows, places, counts, self.log_weights))
 
     def _loss(
         self, scores_RA: Tensor, rows: Tensor, places: Tensor, counts: Tensor, log_weights: Tensor | None
     ) -> Tensor:
         with self.stages.timed("gemm"):
-            positive = scores_RA[rows, places]
             if self.loss == "softmax":
+                positive = scores_RA[rows, places]
                 weights = 1.0 / counts.clamp(min=1).to(scores_RA.dtype)
                 total = (torch.logsumexp(scores_RA, 1) * (counts > 0)).sum() - (positive * weights[rows]).sum()
                 return total / (counts > 0).sum()
+            if log_weights is None:
+                wanted_RA = torch.zeros_like(scores_RA, requires_grad=False)
+                wanted_RA[rows, places] = 1.0
+                loss = nn.functional.binary_cross_entropy_with_logits(scores_RA, wanted_RA, reduction="sum")
+                return loss / len(counts)
             # log(1 + e^-s) = log(1 + e^s) - s, so a label's term is that of another class, less its score
             # (for a softmax the tail's weight is in the scores, as a logarithm)
-            plain_RA = scores_RA if log_weights is None else scores_RA - log_weights
-            every = nn.functional.softplus(plain_RA)
-            if log_weights is not None:
-                every = every * log_weights.exp()
-            return (every.sum() - positive.sum()) / len(counts)
+            every = nn.functional.softplus(scores_RA - log_weights) * log_weights.exp()
+            return (every.sum() - scores_RA[rows, places].sum()) / len(counts)
