@@ -1,4 +1,4 @@
-"""Checkpoints of several workers that strangers made: read as they were written, never run, never larger than they are."""
+"""Checkpoints of several workers that strangers made: read as written, never run, never larger than they are."""
 
 import io
 import json
@@ -208,6 +208,6 @@ def test_another_run_is_told_in_a_line_whatever_it_says(tmp_path, value):
 @pytest.mark.parametrize("change", [{"identity": [1]}, {"format": torch.ones(2, 2)}])
 def test_a_file_that_names_no_run_is_told_in_a_line(tmp_path, change):
     torch.save({"format": 2, "identity": {}, "state": {}, **change}, tmp_path / "last.pt")
-    with pytest.raises(CheckpointError, match="is not a checkpoint of|has format") as caught:
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of|has format") as caught:
         checkpoint.find(tmp_path, identity=IDENTITY)
     assert "\n" not in str(caught.value)

@@ -6,10 +6,10 @@ or, where they do not fit in memory, in batches.
 """
 
 import gzip
+import io
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -192,14 +192,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            with gzip.GzipFile(fileobj=raw) if zipped else nullcontext(raw) as file:
-                for number in count(1):
-                    line = file.readline(_MAX_LINE_BYTES + 1)
-                    if len(line) > _MAX_LINE_BYTES:
-                        raise DataError(f"{path}, line {number}: is longer than {_MAX_LINE_BYTES:,} bytes")
-                    if not line:
-                        return
-                    yield number, line.rstrip(b"\r\n")
+            file: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if zipped else raw
+            for number in count(1):
+                line = file.readline(_MAX_LINE_BYTES + 1)
+                if len(line) > _MAX_LINE_BYTES:
+                    raise DataError(f"{path}, line {number}: is longer than {_MAX_LINE_BYTES:,} bytes")
+                if not line:
+                    return
+                yield number, line.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 

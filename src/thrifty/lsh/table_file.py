@@ -111,7 +111,8 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         else:
             content = tensors_file.read(place, mapped=True)
-            about, tensors = (content[part] for part in ("about", "tensors")) if isinstance(content, dict) else ({}, {})
+            parts = content if isinstance(content, dict) else {}
+            about, tensors = parts.get("about"), parts.get("tensors")
     except FileNotFoundError:
         raise CheckpointError(f"{place} does not exist: write it with thrifty.lsh.save_tables") from None
     except (CheckpointError, UsageError):
@@ -123,7 +124,7 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{place} is damaged or holds no tables ({reason}): save the tables again") from error
     told = about.get("format") if isinstance(about, dict) else None
-    if not isinstance(told, str) or told != FORMAT:
+    if not isinstance(about, dict) or not isinstance(told, str) or told != FORMAT:
         raise CheckpointError(f"{place} holds no tables of this version ({FORMAT}): save the tables again")
     layer, weights = about.get("layer"), about.get("weights")
     if not isinstance(layer, dict) or not all(map(_is_short, [weights, *layer.values()])):

@@ -8,7 +8,7 @@ tensor is read as any file of tensors (`core.tensors_file`). No tensor is larger
 import io
 import math
 import pickle
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _RECORDS = {
 }  # fmt: skip
 _IGNORED = {
     ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"), ("torch.serialization", "_get_layout"),
+    ("builtins", "getattr"),  # by which some Pythons write an enumeration's member
     *((module, name) for module in ("pathlib", "pathlib._local") for name in ("Path", "PosixPath", "WindowsPath")),
 }  # fmt: skip
 _INSTRUCTIONS = (  # noqa: SIM905
@@ -110,7 +111,7 @@ class _Kind:
 
 # The pure-Python unpickler: its table of instructions can be cut, and a damaged file cannot make it reserve memory.
 class _Metadata(pickle._Unpickler):
-    dispatch: dict[int, Callable[..., None]] = {  # noqa: RUF012
+    dispatch = {  # noqa: RUF012
         code: action
         for code, action in pickle._Unpickler.dispatch.items()
         if code in {getattr(pickle, name)[0] for name in _INSTRUCTIONS}
@@ -149,9 +150,9 @@ class _Metadata(pickle._Unpickler):
             state = {"dtype": state[0]}
         self.stack[-1].fields = dict(state)
 
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.NEWOBJ[0]] = load_newobj  # type: ignore[assignment]
+    dispatch[pickle.REDUCE[0]] = load_reduce  # type: ignore[assignment]
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
 
 
 def _size(values: Any = ()) -> tuple[int, ...]:
