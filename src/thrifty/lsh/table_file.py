@@ -111,8 +111,8 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         else:
             content = tensors_file.read(place, mapped=True)
-            parts = content if isinstance(content, dict) else {}
-            about, tensors = parts.get("about"), parts.get("tensors")
+            parts: dict[str, Any] = content if isinstance(content, dict) else {}
+            about, tensors = parts.get("about"), parts.get("tensors", {})
     except FileNotFoundError:
         raise CheckpointError(f"{place} does not exist: write it with thrifty.lsh.save_tables") from None
     except (CheckpointError, UsageError):
