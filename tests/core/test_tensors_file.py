@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thrifty.core.tensors_file import DamagedFileError, read
+from thrifty.core.tensors_file import DamagedFileError, read, read_bytes
 
 STATE = {
     "weights": torch.arange(6.0).view(2, 3), "half": torch.ones(4, dtype=torch.bfloat16),
@@ -50,6 +50,32 @@ def test_what_torch_saves_is_read(tmp_path):
     torch.testing.assert_close(found["weights"], STATE["weights"])
     assert found["numbers"][:4] == STATE["numbers"][:4] and found["strided"].stride() == (1, 4)
     assert found["half"].dtype == torch.bfloat16 and found["small"].shape == (5,) and found["empty"].numel() == 0
+
+
+def test_what_torch_saves_into_memory_is_read():
+    assert torch.equal(read_bytes(saved(STATE))["weights"], STATE["weights"])
+    with pytest.raises(DamagedFileError, match="does not begin as a zip"):
+        read_bytes(b"")
+
+
+MANY = (1 << 30).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("program", "match"),
+    [
+        (b"c__builtin__\nbytearray\nJ" + MANY + b"\x85R", "makes a bytearray of a size that it names"),
+        (b"ctorch\nTensor\nJ" + MANY + b"\x85R", "makes a Tensor of a size"),
+        (b"ctorch\nFloatTensor\nJ" + MANY + b"\x85R", "makes a FloatTensor of a size"),
+        (b"ctorch.storage\nUntypedStorage\nJ" + MANY + b"\x85\x81", "makes a UntypedStorage of a size"),
+        (b"\x96" + (1 << 40).to_bytes(8, "little"), "150"),  # an instruction that reserves what it is told to
+    ],
+)
+def test_memory_of_a_size_that_the_pickle_names_is_refused(tmp_path, program, match):
+    def change(name: str, data: bytes) -> bytes:
+        return b"\x80\x02" + program + b"." if name.endswith("data.pkl") else data
+
+    refused(tmp_path, rewritten(saved({"a": 1}), change=change), match)
 
 
 def test_a_missing_file_stays_a_missing_file(tmp_path):

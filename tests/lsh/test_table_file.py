@@ -145,6 +145,53 @@ def test_tables_that_no_kernel_could_trust_are_refused(tmp_path):
             load_tables(head, tmp_path / "bad.pt")
 
 
+def spread(tensor):
+    return torch.zeros((1,) * tensor.dim(), dtype=tensor.dtype).expand(tensor.shape)
+
+
+DAMAGES = {
+    "seen holds values out of range": lambda c: c["tensors"]["seen"].fill_(-5),  # a kernel would write before a bucket
+    "slots does not lie in memory": lambda c: c["tensors"].update(slots=spread(c["tensors"]["slots"])),
+    "two of the tables lie in the same memory": lambda c: c["tensors"].update(seen=c["tensors"]["sizes"]),
+    "slots does not lie": lambda c: c["tensors"].update(slots=c["tensors"]["slots"].to("meta")),
+    "mean holds values that are no finite": lambda c: c["tensors"]["mean"].fill_(float("nan")),
+    "bias and square are no finite": lambda c: c["about"]["numbers"].update(square=float("inf")),
+    "bias and square": lambda c: c["about"]["numbers"].update(bias=torch.ones(2)),
+    "count its rebuilds": lambda c: c["about"]["numbers"].update(rebuilds=float("inf")),
+    "mean is torch.float64": lambda c: c["tensors"].update(mean=c["tensors"]["mean"].double()),
+    "does not name its layer": lambda c: c["about"].update(layer="none"),
+    "not name its layer": lambda c: c["about"].update(layer={"classes": torch.ones(2)}),
+    "name its layer": lambda c: c["about"].update(weights=torch.ones(2, 2)),
+    "holds no tables of this version": lambda c: c["about"].update(format=torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_what_a_stranger_may_write_is_refused_in_a_line(tmp_path, message):
+    head = made()
+    save_tables(head, tmp_path / "t.pt")
+    content = torch.load(tmp_path / "t.pt")
+    DAMAGES[message](content)
+    torch.save(content, tmp_path / "t.pt")
+    index = head.index
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_tables(head, tmp_path / "t.pt")
+    assert head.index is index and "\n" not in str(caught.value)
+    torch.save(torch.ones(3), tmp_path / "t.pt")
+    with pytest.raises(CheckpointError, match="holds no tables"):
+        load_tables(head, tmp_path / "t.pt")
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([CLASSES]), torch.tensor([-1]), torch.ones(2), torch.ones(1, 1).long()])
+def test_a_state_whose_changed_classes_are_none_is_refused(rows):
+    head = trained()
+    for state in ({**head.index_state(), "changed": [rows]}, torch.ones(3)):
+        index = head.index
+        with pytest.raises(CheckpointError, match="the tables' state is damaged"):
+            head.load_index_state(state)
+        assert head.index is index
+
+
 def test_a_crash_while_saving_leaves_the_older_file(tmp_path, name, monkeypatch):
     head = made()
     save_tables(head, tmp_path / name)

@@ -3,22 +3,22 @@
 A target may raise nothing but `ThriftyError`, with a message of one line. Anything else that leaves it is a finding.
 """
 
+import gzip
 import io
 import json
-import tempfile
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from data_files import cifar_entries, folder_entries, write_tar, write_zip
+from fuzz_files import Target, file, folder, rezipped, use, written
+from fuzz_left import LEFT
 from torch import nn
 
-from thrifty.core.errors import ThriftyError
-from thrifty.data import cifar, load_next_items, read_idx, read_xc
+from thrifty.core.errors import DataError, ThriftyError
+from thrifty.data import cifar, load_next_items, read_idx, read_xc, stream_xc
 from thrifty.data.imagefolder import read_image_zip
 from thrifty.data.load import load_images
 from thrifty.report import load as load_report
@@ -31,42 +31,13 @@ from thrifty.train.folder import read_record
 SHORT = tuple(replace(layout, images_per_train_file=4, images_per_test_file=3) for layout in cifar.FORMATS)
 
 
-@dataclass(frozen=True)
-class Target:
-    """`seed()` is a whole file of the format; `read(content)` reads any bytes as one."""
-
-    seed: Callable[[], bytes]
-    read: Callable[[bytes], object]
-
-
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="thrifty-fuzz-"))
-
-
-def _file(name: str, content: bytes) -> Path:
-    path = _folder() / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def _written(name: str, write: Callable[[Path], object]) -> bytes:
-    path = _folder() / name
-    path.parent.mkdir(exist_ok=True)
-    write(path)
-    return path.read_bytes()
-
-
 def _idx_seed() -> bytes:
     from thrifty.data import write_idx
 
-    return _written("seed.idx", lambda path: write_idx(path, torch.arange(60, dtype=torch.uint8).view(4, 3, 5).numpy()))
+    return written("seed.idx", lambda path: write_idx(path, torch.arange(60, dtype=torch.uint8).view(4, 3, 5).numpy()))
 
 
 def _bare_idx_seed() -> bytes:
-    import gzip
-
     return gzip.decompress(_idx_seed())
 
 
@@ -77,19 +48,19 @@ def _read_cifar_pickle(content: bytes) -> None:
 def _read_cifar_archive(content: bytes) -> None:
     before, cifar.FORMATS = cifar.FORMATS, SHORT
     try:
-        cifar.read_cifar_archive(_file("set.tar.gz", content))
+        cifar.read_cifar_archive(file("set.tar.gz", content))
     finally:
         cifar.FORMATS = before
 
 
 def _read_zip(content: bytes) -> None:
-    raw = read_image_zip(_file("set.zip", content))
+    raw = read_image_zip(file("set.zip", content))
     for split in (raw.train, raw.test):
         split.pixels(torch.arange(len(split.labels)).numpy(), None)
 
 
 def _read_any_set(content: bytes) -> None:
-    load_images(_file("any", content))
+    load_images(file("any", content))
 
 
 def _checkpoint_seed() -> bytes:
@@ -97,23 +68,14 @@ def _checkpoint_seed() -> bytes:
         "model": {"weight": torch.arange(6.0).view(2, 3), "mean": torch.zeros(3, dtype=torch.bfloat16)},
         "tally": {"losses": torch.ones(4, dtype=torch.float64), "epochs": [{"epoch": 1, "train_loss": 2.0}]},
     }
-    checkpoint.save(_folder() / "saved", state, identity={"seed": 0, "arm": {"name": "dense"}})
-    return (_folder() / "saved" / "last.pt").read_bytes()
+    checkpoint.save(folder() / "saved", state, identity={"seed": 0, "arm": {"name": "dense"}})
+    return (folder() / "saved" / "last.pt").read_bytes()
 
 
 def _read_checkpoint(content: bytes) -> None:
-    _file("checkpoints/last.pt", content)
-    state, _ = checkpoint.load(_folder() / "checkpoints", identity=None)
-    _use(state)
-
-
-def _use(value: object) -> None:
-    """What a resumed training does with a state: walk it, look at it, copy it."""
-    str(value)
-    if isinstance(value, torch.Tensor):
-        value.clone()
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        _use(inner)
+    file("checkpoints/last.pt", content)
+    state, _ = checkpoint.load(folder() / "checkpoints", identity=None)
+    use(state)
 
 
 @cache
@@ -123,11 +85,11 @@ def _frozen() -> tuple[nn.Module, bytes]:
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
     frozen = freeze(model, [torch.randn(4, 3, 8, 8) for _ in range(2)], max_loss=1.0)
-    return model, _written("seed.frozen", lambda path: save_frozen(frozen, path))
+    return model, written("seed.frozen", lambda path: save_frozen(frozen, path))
 
 
 def _read_frozen(content: bytes) -> None:
-    load_frozen(_file("frozen", content), _frozen()[0])
+    load_frozen(file("frozen", content), _frozen()[0])
 
 
 def _record_seed() -> bytes:
@@ -145,15 +107,15 @@ def _read_report(content: bytes) -> None:
     from thrifty.report.terminal import table
     from thrifty.report.writer import page
 
-    _file("run/result.json", content)
-    record = load_report(_folder() / "run")
+    file("run/result.json", content)
+    record = load_report(folder() / "run")
     table(record), page(record, {}), bibtex(methods_of(record))
     assert parse({}).arms == ()
 
 
 def _read_record(content: bytes) -> None:
-    _file("run/result.json", content)
-    read_record(_folder() / "run")
+    file("run/result.json", content)
+    read_record(folder() / "run")
 
 
 def _items_seed() -> bytes:
@@ -163,47 +125,47 @@ def _items_seed() -> bytes:
 
 
 def _read_items(content: bytes) -> None:
-    data = load_next_items(_file("items.npz", content))
+    data = load_next_items(file("items.npz", content))
     data.training(4), data.held_out("test", 4)
 
 
-def _rezipped(whole: Callable[[], bytes]) -> tuple[Callable[[], bytes], Callable[[bytes], bytes]]:
-    """A target for the pickle within a file of torch: checksums are made anew, so that damage comes through."""
-
-    def seed() -> bytes:
-        with zipfile.ZipFile(io.BytesIO(whole())) as archive:
-            return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-
-    def around(content: bytes) -> bytes:
-        stream = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(whole())) as old, zipfile.ZipFile(stream, "w") as new:
-            for name in old.namelist():
-                new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
-        return stream.getvalue()
-
-    return seed, around
+XC = b"3 5 4\n0,3 0:1.5 4:2\n1 2:0.5\n 3:1\n"
 
 
-_pickle_seed, _around_pickle = _rezipped(cache(_checkpoint_seed))
-_frozen_pickle_seed, _around_frozen = _rezipped(lambda: _frozen()[1])
+def _read_rows(content: bytes) -> None:
+    """As a whole and in batches: both take a file, or neither does."""
+    path = file("x.txt", content)
+    try:
+        whole = read_xc(path)
+    except DataError:
+        with pytest.raises(DataError):
+            list(stream_xc(path, batch=2))
+        raise
+    assert sum(map(len, stream_xc(path, batch=2))) == len(whole)
+
+
+_pickle_seed, _around_pickle = rezipped(cache(_checkpoint_seed))
+_frozen_pickle_seed, _around_frozen = rezipped(lambda: _frozen()[1])
 
 TARGETS = {
-    "idx": Target(_idx_seed, lambda content: read_idx(_file("x.idx", content))),
-    "bare idx": Target(_bare_idx_seed, lambda content: read_idx(_file("x.idx", content))),
+    "idx": Target(_idx_seed, lambda content: read_idx(file("x.idx", content))),
+    "bare idx": Target(_bare_idx_seed, lambda content: read_idx(file("x.idx", content))),
     "cifar pickle": Target(lambda: cifar_entries()["data_batch_1"], _read_cifar_pickle),
     "cifar archive": Target(
-        lambda: _written("seed.tar.gz", lambda path: write_tar(path, cifar_entries())), _read_cifar_archive
+        lambda: written("seed.tar.gz", lambda path: write_tar(path, cifar_entries())), _read_cifar_archive
     ),
-    "image zip": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_zip),
-    "any set": Target(lambda: _written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_any_set),
+    "image zip": Target(lambda: written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_zip),
+    "any set": Target(lambda: written("seed.zip", lambda path: write_zip(path, folder_entries())), _read_any_set),
     "checkpoint": Target(_checkpoint_seed, _read_checkpoint),
     "checkpoint pickle": Target(_pickle_seed, lambda content: _read_checkpoint(_around_pickle(content))),
     "frozen pickle": Target(_frozen_pickle_seed, lambda content: _read_frozen(_around_frozen(content))),
     "next items": Target(_items_seed, _read_items),
-    "xc text": Target(lambda: b"2 5 4\n0,3 0:1.5 4:2\n1 2:0.5\n", lambda content: read_xc(_file("x.txt", content))),
+    "xc text": Target(lambda: XC, lambda content: _read_rows(content)),
+    "xc text, gzipped": Target(lambda: gzip.compress(XC), lambda content: _read_rows(content)),
     "frozen file": Target(lambda: _frozen()[1], _read_frozen),
     "report": Target(_record_seed, _read_report),
     "record to resume": Target(_record_seed, _read_record),
+    **LEFT,
 }
 
 

@@ -72,11 +72,16 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return {key: _decode(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if hint in (None, types.NoneType) and value is None:
         return None
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value):
         return float(value)
     if hint in (bool, int, str) and type(value) is hint:
         return value
     raise UsageError(f"{where}: expected {_spell(hint)}, got {value!r}")
+
+
+def _fits(value: float) -> bool:
+    """Whether a number, which may be an integer of any length, is a float."""
+    return isinstance(value, float) or abs(value) < 1 << 1000
 
 
 def _decode_union(members: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -5,15 +5,16 @@ swell; they lie within the file, and their checksums agree, which torch does not
 than its entry has, which would be read from memory that belongs to others. torch then reads it by its restricted
 unpickler, which knows tensors and plain data. Afterwards tensors that are larger than their memory (by strides of 0 a
 few bytes pass for terabytes) may be so by a gigabyte together, and what is nested may not be of a size that only shared
-parts make possible.
+parts make possible. What makes memory of a size that the pickle names, as `bytearray(n)` does, is refused.
 
 Cost: the file is read twice, and its pickle, some kilobytes, is gone through twice.
 """
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -43,21 +44,31 @@ def read(path: Path, *, mapped: bool = False) -> Any:
         DamagedFileError: whatever is wrong with the file's content.
         OSError: the file cannot be opened.
     """
+    with path.open("rb") as file:
+        return _read(file, path.stat().st_size, path, mapped)
+
+
+def read_bytes(content: bytes) -> Any:
+    """As `read`, for what `torch.save` wrote into memory. Raises DamagedFileError."""
+    stream = io.BytesIO(content)
+    return _read(stream, len(content), stream, mapped=False)
+
+
+def _read(file: BinaryIO, size_bytes: int, source: Any, mapped: bool) -> Any:
     try:
-        with path.open("rb") as file:
-            _check_zip(file, path.stat().st_size)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        _check_zip(file, size_bytes)
+        file.seek(0)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
         _check_values(content)
-    except (DamagedFileError, FileNotFoundError, IsADirectoryError, PermissionError):
+    except DamagedFileError:
         raise
     # A damaged program can fail in any way at all: by an index, a type, a missing key, recursion.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedFileError(reason) from error
+        raise DamagedFileError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     return content
 
 
-def _check_zip(file: Any, size_bytes: int) -> None:
+def _check_zip(file: BinaryIO, size_bytes: int) -> None:
     if file.read(4) != b"PK\x03\x04":
         raise DamagedFileError("it does not begin as a zip does")
     with zipfile.ZipFile(file) as archive:
@@ -95,16 +106,29 @@ class _Inert:
         pass
 
 
-# The pure-Python unpickler, as a damaged file cannot make it reserve a memo of 2^32 entries.
+class _Hungry(_Inert):
+    """Stands for what takes as much memory as a number in the file says; `torch.save` names such, and calls none."""
+
+    def __new__(cls, *_: Any) -> "_Hungry":
+        raise DamagedFileError(f"it makes a {cls.__name__} of a size that it names")
+
+
+# The pure-Python unpickler, as a damaged file cannot make it reserve a memo of 2^32 entries; without the instruction
+# that reserves what it is told to.
 class _Claims(pickle._Unpickler):
     """Goes through a pickle without running anything, and keeps which bytes of which entry its tensors claim."""
+
+    dispatch = {  # noqa: RUF012
+        code: action for code, action in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
         self.found: list[tuple[str, int]] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        return type(name, (_Inert,), {"_storage": f"{module}.{name}"})
+        hungry = name == "bytearray" or name.endswith(("Tensor", "Storage"))
+        return type(name, (_Hungry if hungry else _Inert,), {"_storage": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> Any:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and type(pid[4]) is int):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .next_item import NextItems, load_next_items
     from .shapes import make_convex, make_rectangles
     from .text import TextData, load_text
-    from .xc import SparseRows, read_xc
+    from .xc import SparseRows, read_xc, stream_xc
 
 _HOME = {
     "Augment": "augment",
@@ -41,6 +41,7 @@ _HOME = {
     "make_rectangles": "shapes",
     "read_idx": "idx",
     "read_xc": "xc",
+    "stream_xc": "xc",
     "write_idx": "idx",
 }
 
@@ -64,6 +65,7 @@ __all__ = [
     "make_rectangles",
     "read_idx",
     "read_xc",
+    "stream_xc",
     "write_idx",
 ]
 

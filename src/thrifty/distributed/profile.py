@@ -43,6 +43,8 @@ class GradientProfile:
         times = (*self.ready_s, *self.needed_s, self.backward_s, self.forward_s)
         if not all(math.isfinite(time) and time >= 0 for time in times) or min(self.sizes_bytes) < 0:
             raise UsageError("times and sizes of a gradient profile are finite and not negative")
+        if max(self.sizes_bytes) >= 1 << 63:
+            raise UsageError("a gradient of a profile is larger than any memory")
         if any(later < earlier for earlier, later in zip(self.ready_s, self.ready_s[1:], strict=False)):
             raise UsageError("a gradient profile lists gradients in the order in which they become ready")
         if self.ready_s[-1] > self.backward_s or max(self.needed_s) > self.forward_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from thrifty.distributed.plan import MergePlan
 from thrifty.distributed.profile import GradientProfile
 
 FORMAT = 1
+_LONGEST = 500  # characters of a message, which quotes what a stranger may have written
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,15 @@ class Measured:
         """Build what `to_dict` described. Raises UsageError for anything else, and for another format."""
         if not isinstance(state, Mapping) or state.get("format") != FORMAT:
             raise UsageError(f"not a plan of format {FORMAT}")
-        return cls(**decode_fields(cls, {key: state[key] for key in state if key != "format"}, "plan file"))
+        found = cls(**decode_fields(cls, {key: state[key] for key in state if key != "format"}, "plan file"))
+        plan = found.plan
+        if tuple(name for bucket in plan.buckets for name in bucket) != found.profile.names:
+            raise UsageError("its plan is of other gradients than its profile")
+        if len(plan.bucket_bytes) != len(plan.buckets) or min(plan.bucket_bytes) < 0 or plan.in_flight < 1:
+            raise UsageError("its plan has not the sizes of its buckets")
+        if not (math.isfinite(plan.predicted_s) and plan.predicted_s >= 0):
+            raise UsageError("its plan takes no time that can be")
+        return found
 
 
 def circumstances(model: nn.Module, batch: str, group: ProcessGroup | None, timeout_s: float) -> Circumstances:
@@ -100,8 +110,11 @@ def read(path: Path) -> Measured:
         return Measured.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} holds no saved plan (its parts nest too deep): remove it") from error
     except (ValueError, UsageError) as error:
-        raise CheckpointError(f"{path} holds no saved plan ({error}): remove it, or name another file") from error
+        told = str(error)[:_LONGEST]
+        raise CheckpointError(f"{path} holds no saved plan ({told}): remove it, or name another file") from error
 
 
 def changed(measured: Measured, now: Circumstances) -> list[str]:

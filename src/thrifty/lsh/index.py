@@ -8,6 +8,8 @@ the old tables whole, and readers of other threads see one or the other.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -162,8 +164,8 @@ class ClassIndex:
         }  # fmt: skip
 
     def load_state(self, state: Mapping[str, Any], copy: bool = True) -> None:
-        """Take over such a state, or its very tensors where `copy` is False. Raises ValueError, KeyError or
-        TypeError when it does not fit this index.
+        """Take over such a state, or its very tensors where `copy` is False. Raises ValueError, KeyError, TypeError,
+        AttributeError or OverflowError when it does not fit this index; then the tables stay.
         """
         size, features = self.size, self.features + 2
         shapes = {
@@ -173,20 +175,29 @@ class ClassIndex:
         for name, shape in shapes.items():
             if tuple(state[name].shape) != shape or state[name].dtype != torch.int32:
                 raise ValueError(f"{name} is {state[name].dtype} {tuple(state[name].shape)}, expected int32 {shape}")
-        limits = {"slots": (0, self.classes), "sizes": (0, size.capacity + 1), "codes": (-1, size.buckets)}
+            if not _plain(state[name]):
+                raise ValueError(f"{name} does not lie in memory as a table does")
+        limits = {
+            "slots": (0, self.classes), "sizes": (0, size.capacity + 1), "seen": (0, self.classes + 1),
+            "codes": (-1, size.buckets),
+        }  # fmt: skip
         for name, (least, below) in limits.items():
             if int(state[name].min()) < least or int(state[name].max()) >= below:
                 raise ValueError(f"{name} holds values out of range: expected {least} to {below} - 1")
-        centre = Centre(state["mean"].clone(), float(state["bias"]), float(state["square"]))
-        if tuple(centre.mean_D.shape) != (self.features,):
-            raise ValueError(f"the mean is {tuple(centre.mean_D.shape)}, expected ({self.features},)")
+        if _overlap([state[name] for name in shapes]):
+            raise ValueError("two of the tables lie in the same memory")
+        numbers = [float(state[name]) for name in ("bias", "square") if isinstance(state[name], (int, float))]
+        if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
+            raise ValueError("the centre's bias and square are no finite numbers")
+        centre = Centre(_floats("mean", state["mean"], (self.features,)), *numbers)
         family = draw_family(self.hashing, features, size, torch.zeros(1, features))
         if isinstance(family, SimHash) and state["planes"].numel():
-            if state["planes"].shape != (features, size.tables * size.bits):
-                raise ValueError(f"the planes are {tuple(state['planes'].shape)}")
-            family.planes_DP = state["planes"].clone()
+            family.planes_DP = _floats("planes", state["planes"], (features, size.tables * size.bits))
+        rebuilds = state["rebuilds"]
+        if type(rebuilds) is not int:
+            raise ValueError("it does not count its rebuilds")
         self.tables = Tables(family, centre, *(state[name].clone() if copy else state[name] for name in shapes))
-        self.rebuilds = int(state["rebuilds"])
+        self.rebuilds = rebuilds
 
     def built(self) -> Tables:
         """The tables; RuntimeError before the first `rebuild`."""
@@ -203,3 +214,21 @@ class ClassIndex:
         return augment_classes(
             weight.detach()[rows].float(), None if bias is None else bias.detach()[rows].float(), centre
         )
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether its numbers lie one after the other in memory of this machine, as kernels take them for granted."""
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def _overlap(tensors: list[Tensor]) -> bool:
+    spans = sorted((tensor.data_ptr(), tensor.data_ptr() + 4 * tensor.numel()) for tensor in tensors)
+    return any(end > start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def _floats(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or tensor.layout is not torch.strided:
+        raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected float32 {shape}")
+    if tensor.device.type == "meta" or not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} holds values that are no finite numbers")
+    return tensor.clone()

@@ -6,8 +6,11 @@ built from them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thrifty.core.errors import CheckpointError
@@ -50,7 +53,11 @@ class Resumable:
         """
         mine = (self.n_classes, self.in_features, self.hashing.seed, self.hashing.family)
         try:
+            if not isinstance(state, Mapping):
+                raise TypeError("it is no mapping")
             theirs = tuple(state[name] for name in ("classes", "features", "seed", "family"))
+            if not all(type(value) in (int, str) for value in theirs):
+                raise ValueError("it does not name its layer")
             if theirs != mine:
                 raise CheckpointError(
                     f"the tables are of another layer: classes, features, seed and family {theirs}, here {mine}; "
@@ -61,9 +68,19 @@ class Resumable:
                 index = ClassIndex(self.hashing, self.n_classes, self.in_features)
                 index.load_state(state["tables"])
             step, wait, rebuild_at = int(state["step"]), float(state["wait"]), int(state["rebuild_at"])
-            changed = [rows.clone() for rows in state["changed"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            changed = [self._rows(rows) for rows in state["changed"]]
+            if not math.isfinite(wait):
+                raise ValueError("a wait without an end")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise CheckpointError(
                 f"the tables' state is damaged ({error!r}); leave it out, and they are built from the weights"
             ) from error
         self.index, self._step, self._wait, self._rebuild_at, self._changed = index, step, wait, rebuild_at, changed
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """A copy of ids of classes. Raises ValueError for anything else."""
+        if rows.dtype != torch.int64 or rows.dim() != 1 or rows.layout is not torch.strided or rows.is_meta:
+            raise ValueError("the classes that changed are no list of classes")
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.n_classes:
+            raise ValueError(f"the classes that changed are out of range: expected 0 to {self.n_classes} - 1")
+        return rows.clone()

@@ -61,13 +61,12 @@ def load_tables(head: HashedHead, path: str | os.PathLike[str]) -> None:
     """
     place = Path(path)
     about, tensors = _read(place)
-    mine = _identity(head)
-    theirs = {key: about.get("layer", {}).get(key) for key in mine}
-    if theirs != mine:
-        key = next(key for key in mine if theirs[key] != mine[key])
+    mine, theirs = _identity(head), about["layer"]
+    key = next((key for key in mine if theirs.get(key) != mine[key]), None)
+    if key is not None:
         raise CheckpointError(
-            f"{place} holds tables of another layer: its {key} is {theirs[key]}, here {mine[key]}; leave it out, and "
-            "tables are built from the weights"
+            f"{place} holds tables of another layer: its {key} is {theirs.get(key)}, here {mine[key]}; leave it out, "
+            "and tables are built from the weights"
         )
     if about.get("weights") != fingerprint(head):
         raise CheckpointError(
@@ -77,7 +76,7 @@ def load_tables(head: HashedHead, path: str | os.PathLike[str]) -> None:
     index = ClassIndex(head.hashing, head.n_classes, head.in_features)
     try:
         index.load_state({**about["numbers"], **tensors}, copy=False)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{place} is damaged ({error}): save the tables again") from error
     head.take_index(index)
 
@@ -112,7 +111,8 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         else:
             content = tensors_file.read(place, mapped=True)
-            about, tensors = content["about"], content["tensors"]
+            parts: dict[str, Any] = content if isinstance(content, dict) else {}
+            about, tensors = parts.get("about"), parts.get("tensors", {})
     except FileNotFoundError:
         raise CheckpointError(f"{place} does not exist: write it with thrifty.lsh.save_tables") from None
     except (CheckpointError, UsageError):
@@ -123,9 +123,20 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{place} is damaged or holds no tables ({reason}): save the tables again") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    told = about.get("format") if isinstance(about, dict) else None
+    if not isinstance(about, dict) or not isinstance(told, str) or told != FORMAT:
         raise CheckpointError(f"{place} holds no tables of this version ({FORMAT}): save the tables again")
+    layer, weights = about.get("layer"), about.get("weights")
+    if not isinstance(layer, dict) or not all(map(_is_short, [weights, *layer.values()])):
+        raise CheckpointError(f"{place} is damaged (it does not name its layer): save the tables again")
     return about, tensors
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a stranger's value can be compared, and told in a line."""
+    if type(value) is str:
+        return value.isprintable() and len(value) < 100
+    return type(value) is bool or (type(value) is int and abs(value) < 1 << 64)
 
 
 def _safetensors() -> Any:

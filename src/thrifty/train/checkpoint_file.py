@@ -56,10 +56,12 @@ def read(path: Path) -> dict[str, Any]:
         content = tensors_file.read(path)
     except (tensors_file.DamagedFileError, OSError) as error:
         raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({error})") from error
-    if not isinstance(content, dict) or not {"format", "identity", "state"} <= content.keys():
+    parts = content.keys() if isinstance(content, dict) else ()
+    if not {"format", "identity", "state"} <= set(parts) or not isinstance(content["identity"], dict):
         raise CheckpointError(f"{path} is not a checkpoint of thrifty train")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}, this thrifty reads {FORMAT}")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        found = " ".join(str(content["format"]).split())[:20]
+        raise CheckpointError(f"{path} has format {found}, this thrifty reads {FORMAT}")
     return content
 
 

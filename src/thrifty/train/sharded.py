@@ -3,33 +3,34 @@
 Tensors that all workers have alike are written once, by turns; any number of workers reads the whole back. What is not
 a tensor travels inside one, as bytes of `torch.save`: torch's own reader would unpickle it without a question. A
 manifest with the size and SHA-256 of every file is written last, so that a checkpoint is whole or no checkpoint, and a
-flipped bit is told. Even the metadata is read by an unpickler that knows torch's own classes only.
+flipped bit is told. It is read by `sharded_reader`, as what a stranger may have made.
 The folder must be one that all workers see.
 """
 
 import hashlib
 import io
 import json
-import pickle
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from thrifty.core import tensors_file
 from thrifty.core.atomic import write_json
 from thrifty.core.errors import CheckpointError
 from thrifty.core.lockstep import lost
 from thrifty.distributed.workers import Workers
+from thrifty.train import sharded_reader
 from thrifty.train.checkpoint_places import FORMAT, put_in_place, sync_folder
+from thrifty.train.sharded_reader import Place, reason
 
 _MANIFEST, _PART = "manifest.json", ".last.part"
 _SHARED, _OWN = "shared", "own"
 _TENSOR = "tensor of thrifty"
+_MAX_SPREAD_BYTES = 1 << 30
 
 
 def save(folder: Path, shared: Any, own: Any, *, identity: dict[str, Any], workers: Workers) -> None:
@@ -78,16 +79,22 @@ def check(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         files, version = dict(manifest["files"]), manifest["format"]
-        manifest["identity"], manifest["workers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({error})") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has format {version}, this thrifty reads {FORMAT}")
+        if not isinstance(manifest["identity"], dict) or type(manifest["workers"]) is not int:
+            raise ValueError("its manifest names no run")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is truncated, damaged or no checkpoint ({reason(error)})") from error
+    if type(version) is not int or version != FORMAT:
+        raise CheckpointError(f"{path} has format {str(version)[:20]!r}, this thrifty reads {FORMAT}")
     for name, digest in files.items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path} is damaged: {name} is missing")
-        if _digest(path / name) != digest:
-            raise CheckpointError(f"{path} is damaged in {name}")
+        if type(name) is not str or Path(name).name != name or not name.isprintable():
+            raise CheckpointError(f"{path} is damaged: its manifest names {name!r}")
+        try:
+            if not (path / name).is_file():
+                raise CheckpointError(f"{path} is damaged: {name} is missing")
+            if _digest(path / name) != digest:
+                raise CheckpointError(f"{path} is damaged in {name}")
+        except OSError as error:
+            raise CheckpointError(f"{path} is damaged: {name} cannot be read ({error.strerror})") from error
     content: dict[str, Any] = manifest
     return content
 
@@ -98,61 +105,23 @@ def read(path: Path, rank: int) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged.
     """
+    places = sharded_reader.places(path)
+    if _SHARED not in places:
+        raise CheckpointError(f"{path} is damaged or no checkpoint (what all workers share is missing)")
     try:
-        found = _Reader(path).read_metadata().state_dict_metadata
-        sizes = {key: of_key.size for key, of_key in found.items() if isinstance(of_key, TensorStorageMetadata)}
-        ranks = [rank] if f"{_OWN}.{rank}" in sizes else []
-        parcels = {
-            key: torch.empty(sizes[key], dtype=torch.uint8) for key in (_SHARED, *(f"{_OWN}.{r}" for r in ranks))
-        }
-        _load(parcels, path)
-        skeleton = _from_bytes(parcels[_SHARED])
-        tensors: dict[str, Tensor] = {}
-        shared = _put_together(skeleton, tensors)
-        _load(tensors, path)
-        own = {r: _from_bytes(parcels[f"{_OWN}.{r}"]) for r in ranks}
-        count = sum(key.startswith(f"{_OWN}.") for key in sizes)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, AttributeError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason})") from error
-    return {"shared": shared, "own": own, "workers": count}
+        shared = _Tensors(path, places).put_together(_from_bytes(sharded_reader.read(path, places[_SHARED])))
+        key = f"{_OWN}.{rank}"
+        own = {rank: _from_bytes(sharded_reader.read(path, places[key]))} if key in places else {}
+    # What a damaged note says of a tensor can be wrong in any way at all.
+    except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason(error)})") from error
+    return {"shared": shared, "own": own, "workers": sum(key.startswith(f"{_OWN}.") for key in places)}
 
 
 def _empty(part: Path) -> None:
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-
-
-def _load(tensors: dict[str, Tensor], path: Path) -> None:
-    if not tensors:
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a process reads by itself is what is meant
-        dcp.load(tensors, storage_reader=_Reader(path), no_dist=True)
-
-
-class _Metadata(pickle.Unpickler):
-    """Knows the classes that torch's metadata is made of, and no function that could do harm."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        of_checkpoints = module.startswith("torch.distributed.checkpoint.") and name.lstrip("_")[:1].isupper()
-        known = {("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict")}
-        paths = module in ("pathlib", "pathlib._local") and name in ("Path", "PosixPath", "WindowsPath")
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if of_checkpoints or paths or is_dtype or (module, name) in known:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"its metadata names {module}.{name}, which no checkpoint does")
-
-
-class _Reader(dcp.FileSystemReader):
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata = _Metadata(file).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError("its metadata is something else")
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], key: str) -> Any:
@@ -167,17 +136,36 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor], key: str) -> Any:
     return value
 
 
-def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The way back; the tensors are made, laid out as they were, and put into `tensors` to be filled."""
-    if isinstance(value, dict) and set(value) == {_TENSOR}:
-        key, dtype, shape, stride = value[_TENSOR]
-        tensors[key] = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype))
-        return tensors[key]
-    if isinstance(value, dict):
-        return {name: _put_together(item, tensors) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_put_together(item, tensors) for item in value]
-    return value
+class _Tensors:
+    """The way back: the tensors of a folder, each taken once, where a value has notes of them."""
+
+    def __init__(self, path: Path, places: dict[str, Place]) -> None:
+        self._path, self._left, self._room_bytes = path, dict(places), _MAX_SPREAD_BYTES
+
+    def put_together(self, value: Any) -> Any:
+        """The value with tensors in place of notes, laid out as they were."""
+        if isinstance(value, dict) and set(value) == {_TENSOR}:
+            key, _, shape, stride = value[_TENSOR]
+            found = sharded_reader.read(self._path, self._left.pop(key))
+            if list(found.shape) != shape:
+                raise ValueError(f"{key!r} is noted with another shape")
+            return found if list(found.stride()) == stride or 0 in stride else self._spread(found, stride)
+        if isinstance(value, dict):
+            return {name: self.put_together(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.put_together(item) for item in value]
+        return value
+
+    def _spread(self, found: Tensor, stride: list[int]) -> Tensor:
+        """The tensor with gaps between its numbers, as it was when it was part of a larger one."""
+        if min(stride) < 0:
+            raise ValueError("a tensor is noted with steps backwards")
+        if found.numel():
+            reach = sum((size - 1) * step for size, step in zip(found.shape, stride, strict=True))
+            self._room_bytes -= (1 + reach) * found.element_size()
+        if self._room_bytes < 0:
+            raise ValueError("its tensors claim bytes that it does not hold")
+        return torch.empty_strided(found.shape, stride, dtype=found.dtype).copy_(found)
 
 
 def _to_bytes(value: Any) -> Tensor:
@@ -187,7 +175,7 @@ def _to_bytes(value: Any) -> Tensor:
 
 
 def _from_bytes(parcel: Tensor) -> Any:
-    return torch.load(io.BytesIO(parcel.numpy().tobytes()), map_location="cpu", weights_only=True)
+    return tensors_file.read_bytes(parcel.numpy().tobytes())
 
 
 def _digest(path: Path) -> list[Any]:
