@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from thrifty.bench.options import read_options
 from thrifty.bench.registry import BenchResult, benchmark
 
 if TYPE_CHECKING:
@@ -27,48 +29,41 @@ FRACTIONS = (0.7, 0.5, 0.3, 0.2)
 _BEFORE = 6  # steps, so that costs are known, a plan is made and followed, and first buffers are not counted
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What `--set` may choose.
+
+    Attributes:
+        models: all of them where none is named; rows of others that an earlier run left are kept.
+    """
+
+    models: tuple[str, ...] = ()
+
+
 @benchmark("ad-models", "training steps of stock models in a part of their memory: time factor and peak")
-def run(quick: bool, console: Console) -> BenchResult:
+def run(
+    quick: bool,
+    console: Console,
+    options: Sequence[str] = (),
+    earlier: Mapping[str, Any] | None = None,
+    keep: Callable[[BenchResult], None] = lambda so_far: None,
+) -> BenchResult:
     """Measure every model at every fraction."""
     from thrifty.bench.ad_model_zoo import ZOO
-    from thrifty.bench.timing import interleave, median_min_max
     from thrifty.core.errors import UsageError
 
-    rows: list[dict[str, Any]] = []
-    for name in ("cnn", "lstm") if quick else ZOO:
-        make, shape = ZOO[name]
-        plain_peak = _peak(make, shape, _plain, _BEFORE)
-        parameters = sum(parameter.nbytes for parameter in make().parameters())
-        arms: dict[str, Callable[..., Any]] = {"plain": _plain, "by hand": _by_hand, "selective": _selective}
-        first = {}
-        limits = {}
-        for fraction in FRACTIONS:
-            limit = parameters + int(fraction * (plain_peak - parameters))
-            for arm, context, group in (
-                (f"checkpointing {fraction}", _ours, arms), (f"first step {fraction}", _first, first)
-            ):  # fmt: skip
-                limits[arm] = limit
-                group[arm] = partial(context, limit)
-        peaks, calls = {}, {}
-        for arm, context in (arms | first).items():
-            try:
-                peaks[arm] = _peak(make, shape, context, 0 if arm in first else _BEFORE)
-                calls[arm] = partial(context, *_setting(make, shape))
-            except (UsageError, RuntimeError) as error:  # too small a limit; a rival that refuses the model
-                console.print(f"{name}, {arm}: {str(error).splitlines()[0]}")
-        # First steps come last: the plans of so many limits would push out those that are followed.
-        turns = 2 if quick else 5
-        planned = {arm: call for arm, call in calls.items() if arm not in first}
-        timed = interleave(planned, turns, clock=time.process_time)
-        timed |= interleave({arm: call for arm, call in calls.items() if arm in first}, 2, clock=time.process_time)
-        plain_s = median_min_max(timed["plain"]).median
-        for arm, seconds in timed.items():
-            rows.append({
-                "model": name, "fraction": (peaks[arm] - parameters) / (plain_peak - parameters), "method": arm,
-                "time_factor": median_min_max(seconds).median / plain_s, "peak_bytes": peaks[arm],
-                "limit_bytes": limits.get(arm), "step_s": median_min_max(seconds).median,
-            })  # fmt: skip
-        console.print(f"{name}: plain step {plain_s:.3f} s, peak {plain_peak / 1e6:.1f} MB")
+    choices, dotted = read_options(Choices, options, {"models": ("cnn", "lstm")} if quick else None)
+    names = choices.models or tuple(ZOO)
+    if unknown := [*dotted, *(name for name in names if name not in ZOO)]:
+        raise UsageError(f"--set: {unknown[0]} is unknown; models are {', '.join(ZOO)}")
+    rows = [row for row in (earlier or {}).get("rows", []) if row["model"] not in names]
+    for name in names:
+        rows += _measure(name, quick, console)
+        keep(_result(rows, quick))
+    return _result(rows, quick)
+
+
+def _result(rows: list[dict[str, Any]], quick: bool) -> BenchResult:
     worst = {
         f"worst_factor_at_{fraction}": max(
             (row["time_factor"] for row in rows if row["method"] == f"checkpointing {fraction}"), default=None
@@ -76,7 +71,54 @@ def run(quick: bool, console: Console) -> BenchResult:
         for fraction in FRACTIONS
     }
     columns = ("model", "method", "fraction", "time_factor", "peak_bytes", "limit_bytes")
-    return BenchResult({"quick": quick, "dtype": "float32"}, rows, worst, columns)
+    return BenchResult({"quick": quick, "dtype": "float32"}, list(rows), worst, columns)
+
+
+def _measure(name: str, quick: bool, console: Console) -> list[dict[str, Any]]:
+    """The rows of one model."""
+    from thrifty.bench.ad_model_zoo import ZOO
+    from thrifty.bench.timing import interleave, median_min_max
+    from thrifty.core.errors import UsageError
+
+    make, shape = ZOO[name]
+    plain_peak = _peak(make, shape, _plain, _BEFORE)
+    parameters = sum(parameter.nbytes for parameter in make().parameters())
+    arms: dict[str, Callable[..., Any]] = {"plain": _plain, "by hand": _by_hand, "selective": _selective}
+    first: dict[str, Callable[..., Any]] = {}
+    limits = {}
+    for fraction in FRACTIONS:
+        limit = parameters + int(fraction * (plain_peak - parameters))
+        for arm, context, group in (
+            (f"checkpointing {fraction}", _ours, arms), (f"first step {fraction}", _first, first)
+        ):  # fmt: skip
+            limits[arm] = limit
+            group[arm] = partial(context, limit)
+    peaks, calls = {}, {}
+    for arm, context in (arms | first).items():
+        try:
+            peaks[arm] = _peak(make, shape, context, 0 if arm in first else _BEFORE)
+            calls[arm] = partial(context, *_setting(make, shape))
+        except (UsageError, RuntimeError) as error:  # too small a limit; a rival that refuses the model
+            console.print(f"{name}, {arm}: {str(error).splitlines()[0]}")
+    # First steps come last: the plans of so many limits would push out those that are followed.
+    turns = 2 if quick else 5
+    planned = {arm: call for arm, call in calls.items() if arm not in first}
+    timed = interleave(planned, turns, clock=time.process_time)
+    timed |= interleave({arm: call for arm, call in calls.items() if arm in first}, 2, clock=time.process_time)
+    plain_s = median_min_max(timed["plain"]).median
+    console.print(f"{name}: plain step {plain_s:.3f} s, peak {plain_peak / 1e6:.1f} MB")
+    return [
+        {
+            "model": name,
+            "fraction": (peaks[arm] - parameters) / (plain_peak - parameters),
+            "method": arm,
+            "time_factor": median_min_max(seconds).median / plain_s,
+            "peak_bytes": peaks[arm],
+            "limit_bytes": limits.get(arm),
+            "step_s": median_min_max(seconds).median,
+        }
+        for arm, seconds in timed.items()
+    ]
 
 
 def _setting(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor]:
