@@ -78,7 +78,7 @@ def test_schedules_are_positive_peak_at_the_given_rate_and_end_low(name, steps):
         scheduler.step()
     assert all(0 < rate <= 0.5 for rate in rates)
     if steps >= 20:
-        assert max(rates) > 0.47 and rates[-1] < 0.05
+        assert max(rates) > 0.45 and rates[-1] < 0.05  # the peak may lie between two steps
         assert rates.index(max(rates)) <= steps * 0.3
 
 
