@@ -88,11 +88,9 @@ def _measure(name: str, quick: bool, console: Console) -> list[dict[str, Any]]:
     limits = {}
     for fraction in FRACTIONS:
         limit = parameters + int(fraction * (plain_peak - parameters))
-        for arm, context, group in (
-            (f"checkpointing {fraction}", _ours, arms), (f"first step {fraction}", _first, first)
-        ):  # fmt: skip
-            limits[arm] = limit
-            group[arm] = partial(context, limit)
+        limits[f"checkpointing {fraction}"] = limits[f"first step {fraction}"] = limit
+        arms[f"checkpointing {fraction}"] = partial(_ours, limit)
+        first[f"first step {fraction}"] = partial(_first, limit)
     peaks, calls = {}, {}
     for arm, context in (arms | first).items():
         try:

@@ -60,8 +60,12 @@ class LazyAdamW(LazyOptimizer):
     def move_whole(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One call of torch's fused AdamW, which is faster than one of ours for each of several small parameters."""
         device = params[0].device
-        fused = [p for p in params if p.device == device and device.type in ("cpu", "cuda") and p.numel()]
-        super().move_whole([p for p in params if all(p is not other for other in fused)], group)
+        fused: list[Tensor] = []
+        rest: list[Tensor] = []
+        for p in params:
+            able = p.device == device and device.type in ("cpu", "cuda") and p.numel()
+            (fused if able else rest).append(p)
+        super().move_whole(rest, group)
         if not fused:
             return
         states = [self.state[p] for p in fused]
